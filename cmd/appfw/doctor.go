@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"appfw/netns"
+)
+
+// probeCommand is doctor within its user namespace.
+const probeCommand = "probe"
+
+func newDoctor() *cobra.Command {
+	return &cobra.Command{
+		Use:     "doctor",
+		Short:   "Tell whether this machine can run programs under appfw, and what to fix",
+		Long:    "Try each thing that appfw needs of this machine, and print a line for each.\nExits with 0 only if appfw proxy-run works here.",
+		Example: "  appfw doctor",
+		Args:    cobra.NoArgs,
+		RunE:    func(c *cobra.Command, _ []string) error { return examine(c.OutOrStdout()) },
+	}
+}
+
+func newProbe() *cobra.Command {
+	return &cobra.Command{
+		Use: probeCommand, Hidden: true, Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return probe(c.OutOrStdout()) },
+	}
+}
+
+// say prints the line of one thing tried, and passes its error on.
+func say(w io.Writer, what string, err error, fix string) error {
+	if err == nil {
+		fmt.Fprintf(w, "ok    %s\n", what)
+		return nil
+	}
+	fmt.Fprintf(w, "FAIL  %s: %s\n", what, printable(err.Error()))
+	if fix != "" {
+		fmt.Fprintf(w, "      %s\n", fix)
+	}
+	return err
+}
+
+// examine tries a user namespace, and the rest in there.
+func examine(w io.Writer) error {
+	var release unix.Utsname
+	_ = unix.Uname(&release)
+	fmt.Fprintf(w, "      Linux %s, as uid %d\n", unix.ByteSliceToString(release.Release[:]), os.Getuid())
+	cmd := exec.Command("/proc/self/exe", probeCommand)
+	cmd.Stdout, cmd.Stderr = w, os.Stderr
+	netns.InUserNamespace(cmd)
+	err := cmd.Start()
+	if say(w, "user namespace", err, netns.ExplainUserNamespace(err)) != nil {
+		return &exitError{code: 1}
+	}
+	if cmd.Wait() != nil {
+		return &exitError{code: 1}
+	}
+	return nil
+}
+
+// probe tries what an app's network is made of, one thing after another, and in
+// the end runs a program that must be refused a connection.
+func probe(w io.Writer) error {
+	runtime.LockOSThread()
+	failed := &exitError{code: 1}
+	outer, err := netns.New()
+	if say(w, "network namespace", err, "the kernel needs CONFIG_NET_NS; see /proc/sys/user/max_net_namespaces, too") != nil {
+		return failed
+	}
+	app, err := netns.New()
+	if err != nil {
+		return say(w, "second network namespace", err, "")
+	}
+	ipv6, err := netns.Connect(outer, app)
+	if say(w, "veth, addresses and routes", err, "the kernel needs CONFIG_VETH: sudo modprobe veth") != nil {
+		return failed
+	}
+	if ipv6 {
+		_ = say(w, "IPv6", nil, "")
+	} else {
+		fmt.Fprintln(w, "note  IPv6: this kernel has none; the app will have IPv4 only")
+	}
+	bad := false
+	for _, f := range netns.Features(outer) {
+		bad = say(w, f.Name, f.Err, f.Fix) != nil || bad
+	}
+	if bad {
+		return failed
+	}
+	gate, err := netns.OpenGateway(outer, ipv6)
+	if say(w, "gate at the veth", err, "") != nil {
+		return failed
+	}
+	_, err = netns.OpenLoopback(app, ipv6)
+	if say(w, "gate at the app's loopback", err, "") != nil {
+		return failed
+	}
+	_, _, err = netns.ListenDNS(outer, ipv6)
+	if say(w, "resolver at port 53", err, "") != nil {
+		return failed
+	}
+	host, err := readHost()
+	if say(w, "the host's resolvers", err, "") != nil {
+		return failed
+	}
+	if say(w, "mounts, system call filter, no capabilities", startTrue(app, host), "the kernel needs CONFIG_SECCOMP_FILTER and tmpfs in user namespaces (Linux 5.9 and later)") != nil {
+		return failed
+	}
+	if say(w, "a connection is held, judged and refused", refused(outer, app, gate), "") != nil {
+		return failed
+	}
+	if err := pingSocket(); err != nil {
+		fmt.Fprintln(w, "note  ping: this host lets users send none; let it: sudo sysctl net.ipv4.ping_group_range='0 2147483647'")
+	}
+	return nil
+}
+
+// startTrue runs true(1), confined.
+func startTrue(app *netns.Namespace, host hostConfig) error {
+	user, err := appUser("")
+	if err != nil {
+		return err
+	}
+	pid, err := app.Start(netns.Command{
+		Args: []string{"true"}, Dir: "/", User: user, View: appView(host, nil, user),
+		Files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
+	})
+	if err != nil {
+		return err
+	}
+	var status unix.WaitStatus
+	if _, err := unix.Wait4(pid, &status, 0, nil); err != nil {
+		return err
+	}
+	if status != 0 {
+		return fmt.Errorf("true ended with status %#x", int(status))
+	}
+	return nil
+}
+
+// refused connects from the app's namespace to an address that nobody has
+// (RFC 5737), refuses that at the gate, and expects to be told.
+func refused(outer, app *netns.Namespace, gate *netns.Gate) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	judged := false
+	done := make(chan error, 1)
+	go func() {
+		done <- gate.Run(ctx, func(p netns.Packet, _ error) {
+			judged = true
+			_ = gate.Reset(p)
+		})
+	}()
+	err := app.Do(func() error {
+		d := net.Dialer{}
+		c, err := d.DialContext(ctx, "tcp4", "192.0.2.1:9")
+		if err == nil {
+			c.Close()
+		}
+		return err
+	})
+	cancel()
+	if rerr := <-done; rerr != nil {
+		return rerr
+	}
+	if !judged {
+		return errors.New("its first packet did not reach the gate")
+	}
+	if !errors.Is(err, unix.ECONNREFUSED) {
+		return fmt.Errorf("it was not refused: %v", err)
+	}
+	return nil
+}
+
+func pingSocket() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
+	if err == nil {
+		unix.Close(fd)
+	}
+	return err
+}

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"appfw/policy"
+)
+
+// policyFlags are the flags that are lines of a policy. They may be repeated,
+// and their order does not matter.
+type policyFlags struct{ lines []policy.Line }
+
+func (p *policyFlags) register(c *cobra.Command) {
+	for _, f := range []struct{ word, arg, usage string }{
+		{"allow", "DEST", "allow a destination: HOST[:PORTS][/PROTO], or @FILE, a list of them"},
+		{"deny", "DEST", "deny a destination; an allow that is narrower than a deny overrides it"},
+		{"default", "allow|deny", "what no rule matches (without it: denied, if anything is allowed)"},
+		{"policy", "FILE", "read rules from FILE: these flags, one a line, without the dashes"},
+		{"allow-unix", "PATH", "let the app see a socket that is hidden from it otherwise"},
+	} {
+		c.Flags().Var(&lineFlag{p, f.word, f.arg}, f.word, f.usage)
+	}
+}
+
+// compile compiles the policy that the flags make.
+func (p *policyFlags) compile() (*policy.Policy, error) {
+	return policy.Compile(policy.Config{
+		Lines: p.lines,
+		Open:  func(name string) (io.ReadCloser, error) { return os.Open(name) },
+	})
+}
+
+// lineFlag is one of them for package pflag.
+type lineFlag struct {
+	flags     *policyFlags
+	word, arg string
+}
+
+func (f *lineFlag) String() string { return "" }
+func (f *lineFlag) Type() string   { return f.arg }
+func (f *lineFlag) Set(arg string) error {
+	f.flags.lines = append(f.flags.lines, policy.Line{Word: f.word, Arg: arg, Pos: policy.Pos{File: "--" + f.word, Column: 1}})
+	return nil
+}

@@ -1,0 +1,240 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"appfw/dnsguard"
+	"appfw/netns"
+	"appfw/policy"
+	"appfw/proxy"
+)
+
+// gatewayCommand is proxy-run within its user namespace.
+const gatewayCommand = "gateway"
+
+func newGateway() *cobra.Command {
+	var flags runFlags
+	c := &cobra.Command{
+		Use:    gatewayCommand,
+		Hidden: true,
+		Args:   needCommand,
+		RunE: func(_ *cobra.Command, args []string) error {
+			control := os.NewFile(controlFD, "control")
+			if _, err := unix.GetsockoptInt(controlFD, unix.SOL_SOCKET, unix.SO_TYPE); err != nil {
+				return errors.New("this command is for appfw itself; use appfw proxy-run")
+			}
+			return serveApp(flags, args, control)
+		},
+	}
+	flags.register(c)
+	return c
+}
+
+// serveApp makes the namespaces, starts the app, and serves its network until
+// it exits.
+func serveApp(flags runFlags, args []string, control *os.File) error {
+	runtime.LockOSThread() // keeps the main thread, of which /proc/self speaks, from other work
+	unix.CloseOnExec(controlFD)
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("forbid others to look into the gateway: %w", err)
+	}
+	_ = os.WriteFile("/proc/thread-self/comm", []byte("appfw"), 0) // for ps(1); it says "exe" otherwise
+
+	rules, err := flags.policy.compile()
+	if err != nil {
+		return err
+	}
+	user, err := appUser(flags.user)
+	if err != nil {
+		return err
+	}
+	host, err := readHost()
+	if err != nil {
+		return err
+	}
+	report, err := newReporter(flags, host.resolv)
+	if err != nil {
+		return err
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return fmt.Errorf("find the working directory: %w", err)
+	}
+
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	g, err := openGateway()
+	if err != nil {
+		return cannotIsolate(err)
+	}
+	current := func() *policy.Policy { return rules }
+	pins := new(dnsguard.Pins)
+	guard := dnsguard.New(dnsguard.Config{
+		Policy: current, Pins: pins, Hosts: host.hosts, Now: time.Now, Log: report.question,
+		Upstream: &dnsguard.Resolvers{Servers: host.resolv.Servers},
+	})
+	p := proxy.New(proxy.Config{Policy: current, Pins: pins, Guard: guard, Now: time.Now, Log: report.event})
+
+	var serving sync.WaitGroup
+	failed := make(chan error, 3)
+	serve := func(what string, run func() error) {
+		serving.Go(func() {
+			if err := run(); err != nil && ctx.Err() == nil {
+				failed <- fmt.Errorf("%s: %w", what, err)
+			}
+		})
+	}
+	serve("resolver", func() error { return guard.Serve(ctx, g.tcp53, g.udp53) })
+	serve("gateway", func() error { return p.Serve(ctx, g.gate) })
+	serve("loopback", func() error { return p.Serve(ctx, g.loopback) })
+
+	watch := newAppSignals()
+	pid, err := g.app.Start(netns.Command{
+		Args: args, Env: os.Environ(), Dir: dir, User: user,
+		Files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
+		View:  appView(host, rules.Shown, user),
+	})
+	if exec, ok := errors.AsType[*netns.ExecError](err); ok {
+		if errors.Is(err, os.ErrNotExist) {
+			return &exitError{exitNotFound, exec}
+		}
+		return &exitError{exitNotExecutable, exec}
+	}
+	if err != nil {
+		return cannotIsolate(err)
+	}
+	go func() {
+		// A gateway that fails is closed: the app has no network from here on.
+		err := <-failed
+		fmt.Fprintln(os.Stderr, "appfw: the gateway failed, so the app has no network now:", printable(err.Error()))
+		cancel()
+	}()
+	go watch.pass(pid, control)
+	status := await(pid, control)
+	cancel()
+	serving.Wait()
+	if err := report.close(); err != nil {
+		fmt.Fprintln(os.Stderr, "appfw:", printable(err.Error()))
+	}
+	if status.Signaled() {
+		return &exitError{code: 128 + int(status.Signal())}
+	}
+	return &exitError{code: status.ExitStatus()}
+}
+
+// gateway is what one app's network consists of.
+type gateway struct {
+	app            *netns.Namespace
+	gate, loopback *netns.Gate
+	tcp53          []net.Listener
+	udp53          []*net.UDPConn
+}
+
+// openGateway makes the namespaces and all that takes in the app's flows.
+// Nothing needs to be closed: it ends with the process.
+func openGateway() (*gateway, error) {
+	var outer *netns.Namespace
+	g := new(gateway)
+	err := parallel(
+		func() (err error) { outer, err = netns.New(); return err },
+		func() (err error) { g.app, err = netns.New(); return err },
+	)
+	if err != nil {
+		return nil, err
+	}
+	ipv6, err := netns.Connect(outer, g.app)
+	if err != nil {
+		return nil, err
+	}
+	err = parallel(
+		func() (err error) { g.gate, err = netns.OpenGateway(outer, ipv6); return err },
+		func() (err error) { g.loopback, err = netns.OpenLoopback(g.app, ipv6); return err },
+	)
+	if err != nil {
+		return nil, err
+	}
+	g.tcp53, g.udp53, err = netns.ListenDNS(outer, ipv6)
+	return g, err
+}
+
+// parallel runs the functions at the same time and joins their errors.
+func parallel(fns ...func() error) error {
+	errs := make([]error, len(fns))
+	var all sync.WaitGroup
+	for i, fn := range fns {
+		all.Go(func() { errs[i] = fn() })
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// await waits for the app, and tells the supervisor whenever it stops.
+func await(pid int, control *os.File) syscall.WaitStatus {
+	for {
+		var status syscall.WaitStatus
+		_, err := syscall.Wait4(pid, &status, syscall.WUNTRACED, nil)
+		switch {
+		case err == syscall.EINTR:
+		case err != nil: // cannot be: it is our child and nobody else waits
+			return syscall.WaitStatus(exitFailed << 8)
+		case status.Stopped():
+			_, _ = control.Write([]byte{byte(status.StopSignal())})
+		default:
+			return status
+		}
+	}
+}
+
+// appSignals tells signals that a whole process group got, the app included,
+// from those that only the supervisor got.
+type appSignals struct{ last [65]atomic.Int64 }
+
+// sameSignal is how long after this process got a signal itself the same one
+// from the supervisor is taken for a copy.
+const sameSignal = time.Second
+
+// newAppSignals keeps signals that mean the app from ending this process.
+func newAppSignals() *appSignals {
+	w := new(appSignals)
+	c := make(chan os.Signal, 64)
+	for _, s := range forwarded {
+		if !signal.Ignored(s) {
+			signal.Notify(c, s)
+		}
+	}
+	go func() {
+		for s := range c {
+			w.last[s.(syscall.Signal)].Store(time.Now().UnixNano())
+		}
+	}()
+	return w
+}
+
+// pass sends the app what the supervisor passes on. If that is gone, so is the
+// app's network.
+func (w *appSignals) pass(pid int, control *os.File) {
+	var b [1]byte
+	for {
+		if n, err := control.Read(b[:]); n == 0 || err != nil {
+			os.Exit(exitFailed)
+		}
+		sig := syscall.Signal(b[0])
+		if sig != unix.SIGCONT && time.Since(time.Unix(0, w.last[sig].Load())) < sameSignal {
+			continue
+		}
+		_ = unix.Kill(pid, sig) // not reaped yet, so the pid is the app's
+	}
+}

@@ -1,0 +1,61 @@
+// Command appfw runs programs so that they reach only what a policy allows.
+// Its README says how.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes of appfw's own failures, as env(1) and timeout(1) have them.
+const (
+	exitFailed        = 125 // appfw failed; nothing was run
+	exitNotExecutable = 126
+	exitNotFound      = 127
+)
+
+// exitError ends the process with a code. Its text, if there is one, goes to
+// stderr before.
+type exitError struct {
+	code int
+	err  error // may be nil
+}
+
+func (e *exitError) Error() string { return fmt.Sprint(e.err) }
+func (e *exitError) Unwrap() error { return e.err }
+
+func main() {
+	root := &cobra.Command{
+		Use:           "appfw",
+		Short:         "Run a program so that it reaches only what a policy allows",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.AddCommand(newRun(), newGateway(), newWhy(), newDoctor(), newProbe())
+	os.Exit(exitCode(root.Execute()))
+}
+
+// exitCode reports an error and says what to exit with.
+func exitCode(err error) int {
+	if err == nil {
+		return 0
+	}
+	code := exitFailed
+	if exit, ok := errors.AsType[*exitError](err); ok {
+		code, err = exit.code, exit.err
+	}
+	if err != nil {
+		for i, line := range strings.Split(err.Error(), "\n") {
+			prefix := "appfw: "
+			if i > 0 {
+				prefix = "  "
+			}
+			fmt.Fprintln(os.Stderr, prefix+printable(line))
+		}
+	}
+	return code
+}

@@ -1,0 +1,224 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"appfw/dnsguard"
+	"appfw/policy"
+	"appfw/proxy"
+)
+
+// record is one line of the log. The order of the fields is that of the line.
+type record struct {
+	Time      time.Time `json:"time"`
+	Event     string    `json:"event"` // decision, close, dns
+	Verdict   string    `json:"verdict"`
+	Direction string    `json:"direction"`
+	Proto     string    `json:"proto,omitempty"`
+	Addr      string    `json:"addr,omitempty"`
+	Port      uint16    `json:"port,omitempty"`
+	Name      string    `json:"name,omitempty"`
+	Type      string    `json:"type,omitempty"` // of a question
+	Rule      string    `json:"rule,omitempty"`
+	Reason    string    `json:"reason"`
+	Sent      *int64    `json:"sent,omitempty"`
+	Received  *int64    `json:"received,omitempty"`
+	Duration  *int64    `json:"duration_ms,omitempty"`
+}
+
+// maxReported bounds how many denied destinations are remembered as printed.
+const maxReported = 4096
+
+// reporter tells people (a line for each denied destination, once) and
+// programs (a JSON object for each event) what was decided.
+type reporter struct {
+	search []string // the host's search list
+
+	mu     sync.Mutex
+	log    io.Writer // nil: none
+	file   *os.File  // what log is to be closed; nil if it is stderr
+	failed error     // of the first write that failed
+	quiet  bool
+	seen   map[string]bool
+}
+
+func newReporter(f runFlags, host dnsguard.ResolvConf) (*reporter, error) {
+	r := &reporter{quiet: f.quiet, seen: make(map[string]bool)}
+	for _, line := range host.Lines {
+		if fields := strings.Fields(line); fields[0] != "options" {
+			r.search = fields[1:]
+		}
+	}
+	switch f.log {
+	case "":
+	case "-":
+		r.log = os.Stderr
+	default:
+		file, err := os.OpenFile(f.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("--log: %w", err)
+		}
+		r.log, r.file = file, file
+	}
+	return r, nil
+}
+
+func (r *reporter) close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.file != nil {
+		if err := r.file.Close(); r.failed == nil {
+			r.failed = err
+		}
+	}
+	if r.failed != nil {
+		return fmt.Errorf("--log: %w", r.failed)
+	}
+	return nil
+}
+
+// event records a flow.
+func (r *reporter) event(e proxy.Event) {
+	rec := newRecord("decision", e.Verdict)
+	rec.Proto, rec.Name = e.Proto, e.Name
+	if e.Dst.IsValid() {
+		rec.Addr, rec.Port = e.Dst.Addr().String(), e.Dst.Port()
+	}
+	if e.Closed {
+		ms := e.Duration.Milliseconds()
+		rec.Event, rec.Sent, rec.Received, rec.Duration = "close", &e.Sent, &e.Received, &ms
+	}
+	r.write(rec)
+	if e.Verdict.Allow || e.Closed {
+		return
+	}
+	r.denied(e.Proto+" "+destination(e.Name, e.Dst), e.Verdict)
+}
+
+// question records a name that was looked up.
+func (r *reporter) question(q dnsguard.Question) {
+	rec := newRecord("dns", q.Verdict)
+	rec.Name, rec.Type = q.Name, q.Type
+	if len(q.Addrs) > 0 {
+		var list []string
+		for _, a := range q.Addrs {
+			list = append(list, a.String())
+		}
+		rec.Addr = strings.Join(list, ",")
+	}
+	r.write(rec)
+	if !q.Verdict.Allow && !r.searched(q.Name) {
+		r.denied("dns "+q.Name, q.Verdict)
+	}
+}
+
+// searched tells whether a name is one that was denied already, with a domain
+// of the search list behind it: the resolver library tries those by itself.
+func (r *reporter) searched(name string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, domain := range r.search {
+		if base, ok := strings.CutSuffix(name, "."+strings.Trim(domain, ".")); ok && r.seen["dns "+base] {
+			return true
+		}
+	}
+	return false
+}
+
+func newRecord(event string, v policy.Verdict) record {
+	rec := record{Time: time.Now(), Event: event, Verdict: "deny", Direction: "out", Reason: v.Reason}
+	if v.Allow {
+		rec.Verdict = "allow"
+	}
+	if v.Rule != nil {
+		rec.Rule = v.Rule.String()
+	}
+	return rec
+}
+
+// write writes a line of the log. encoding/json escapes what could leave it.
+func (r *reporter) write(rec record) {
+	if r.log == nil {
+		return
+	}
+	line, err := json.Marshal(rec)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		_, err = r.log.Write(append(line, '\n'))
+	}
+	if err != nil && r.failed == nil {
+		r.failed = err
+	}
+}
+
+// denied prints a line for a denied destination, once.
+func (r *reporter) denied(what string, v policy.Verdict) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.seen[what] || len(r.seen) > maxReported {
+		return
+	}
+	r.seen[what] = true
+	if r.quiet {
+		return
+	}
+	line := fmt.Sprintf("appfw: denied %s: %s", printable(what), printable(v.Reason))
+	if v.Hint != "" {
+		line += fmt.Sprintf(" (to allow: --allow %s)", printable(v.Hint))
+	}
+	if len(r.seen) > maxReported {
+		line = "appfw: too many denied destinations; no more of them are printed (--log has them all)"
+	}
+	fmt.Fprint(os.Stderr, line+newline())
+}
+
+// newline is what ends a line on stderr: a terminal that the app put into raw
+// mode does not return its carriage by itself.
+func newline() string {
+	t, err := unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS)
+	if err == nil && t.Oflag&unix.OPOST == 0 {
+		return "\r\n"
+	}
+	return "\n"
+}
+
+// destination is HOST:PORT with the name if there is one.
+func destination(name string, dst netip.AddrPort) string {
+	switch {
+	case name != "" && dst.Port() != 0:
+		return fmt.Sprintf("%s:%d", name, dst.Port())
+	case name != "":
+		return name
+	case !dst.IsValid():
+		return "packet"
+	case dst.Port() == 0:
+		return dst.Addr().String()
+	}
+	return dst.String()
+}
+
+// printable escapes what a terminal could take for more than text of one line.
+func printable(s string) string {
+	var b strings.Builder
+	for _, c := range s {
+		switch {
+		case strconv.IsPrint(c):
+			b.WriteRune(c)
+		default:
+			q := strconv.QuoteRuneToASCII(c)
+			b.WriteString(q[1 : len(q)-1])
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"appfw/netns"
+)
+
+const runExamples = `  appfw proxy-run --allow example.com -- curl https://example.com
+  appfw run --allow '*.debian.org:80' --allow localhost:5432 -- make test
+  appfw run --policy build.policy --log build.json -- npm ci
+  appfw run --deny any/udp --deny @blocklist.txt -- ./game
+  sudo appfw run --user nobody --allow 10.0.0.0/24 -- nc 10.0.0.7 80`
+
+func newRun() *cobra.Command {
+	var flags runFlags
+	c := &cobra.Command{
+		Use:     "proxy-run [flags] -- CMD [ARG]...",
+		Aliases: []string{"run"},
+		Short:   "Run a program under a policy",
+		Long: `Run CMD in a network namespace of its own, from which it reaches only what the
+policy allows: by domain name, by address, or both. Without rules it reaches
+nothing. The exit code is CMD's; 128+n if signal n ended it; 125 if appfw
+failed and CMD was not run, 126 if CMD cannot be executed, 127 if there is none.`,
+		Example:               runExamples,
+		Args:                  needCommand,
+		DisableFlagsInUseLine: true,
+		RunE:                  func(_ *cobra.Command, args []string) error { return supervise(args) },
+	}
+	flags.register(c)
+	return c
+}
+
+// runFlags are the flags of proxy-run.
+type runFlags struct {
+	policy policyFlags
+	log    string
+	quiet  bool
+	user   string
+}
+
+func (f *runFlags) register(c *cobra.Command) {
+	c.Flags().SetInterspersed(false) // what follows CMD is CMD's
+	f.policy.register(c)
+	c.Flags().StringVar(&f.log, "log", "", "write one JSON object a decision to `FILE`; - is stderr")
+	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "print no line for denied destinations")
+	c.Flags().StringVar(&f.user, "user", "", "as root: run CMD as `USER`, a name or uid (without it: who called sudo)")
+}
+
+func needCommand(_ *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return errors.New("no command to run; it follows the flags: appfw proxy-run --allow example.com -- curl https://example.com")
+	}
+	return nil
+}
+
+// controlFD is the gateway's end of the socket between it and the supervisor.
+// One byte a message: from the supervisor, a signal for the app; from the
+// gateway, the signal that stopped it.
+const controlFD = 3
+
+// supervise starts the gateway, which starts the app, and stands for the app
+// before whoever called: it passes on signals, stops when the app stops, and
+// exits as it did. It has no privileges and does nothing else.
+func supervise(args []string) error {
+	runtime.LockOSThread() // the gateway ends with this thread (Pdeathsig)
+	// What was inherited beyond stderr is not the app's.
+	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("close inherited descriptors: %w", err)
+	}
+	signals := make(chan os.Signal, 64)
+	for _, s := range forwarded {
+		if !signal.Ignored(s) { // as nohup(1) does it: the app inherits that
+			signal.Notify(signals, s)
+		}
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open control socket: %w", err)
+	}
+	control := os.NewFile(uintptr(pair[0]), "control")
+	gateway := os.NewFile(uintptr(pair[1]), "control")
+
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = append([]string{os.Args[0], gatewayCommand}, os.Args[2:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.ExtraFiles = []*os.File{gateway}
+	netns.InUserNamespace(cmd)
+	cmd.SysProcAttr.Pdeathsig = unix.SIGKILL
+	if err := cmd.Start(); err != nil {
+		return cannotIsolate(err)
+	}
+	gateway.Close()
+
+	go passSignals(signals, control)
+	go mirrorStops(control)
+	err = cmd.Wait()
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return &exitError{exitFailed, fmt.Errorf("the gateway was ended by %v; %s has no network now", status.Signal(), printable(args[0]))}
+	}
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return &exitError{code: exit.ExitCode()}
+	}
+	return err
+}
+
+// cannotIsolate explains why there is no user namespace.
+func cannotIsolate(err error) error {
+	if hint := netns.ExplainUserNamespace(err); hint != "" {
+		return fmt.Errorf("cannot isolate the command, so it was not run: %w\n%s\n(appfw doctor tells more)", err, hint)
+	}
+	return fmt.Errorf("cannot isolate the command, so it was not run: %w (appfw doctor tells more)", err)
+}
+
+// forwarded are the signals that mean the app. Of those a terminal sends, the
+// app has its own copy.
+var forwarded = []os.Signal{
+	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2,
+	unix.SIGALRM, unix.SIGVTALRM, unix.SIGTSTP, unix.SIGCONT, unix.SIGTTIN, unix.SIGTTOU, unix.SIGWINCH,
+}
+
+// passSignals passes the signals on that this process alone got.
+func passSignals(signals <-chan os.Signal, control *os.File) {
+	for s := range signals {
+		sig := s.(syscall.Signal)
+		if ofTerminal[sig] && inForeground() {
+			continue
+		}
+		if _, err := control.Write([]byte{byte(sig)}); err != nil {
+			return // the gateway has ended
+		}
+	}
+}
+
+// ofTerminal are the signals that a terminal sends to its foreground group, and
+// so to the app.
+var ofTerminal = map[syscall.Signal]bool{
+	unix.SIGINT: true, unix.SIGQUIT: true, unix.SIGTSTP: true, unix.SIGWINCH: true,
+	unix.SIGTTIN: true, unix.SIGTTOU: true, unix.SIGHUP: true,
+}
+
+// inForeground tells whether the process group is the terminal's foreground one.
+func inForeground() bool {
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return false
+	}
+	defer tty.Close()
+	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
+}
+
+// mirrorStops stops this process whenever the app stopped, so that a shell sees
+// its job stopped. SIGCONT continues both.
+func mirrorStops(control *os.File) {
+	var b [1]byte
+	for {
+		if n, err := control.Read(b[:]); n == 0 || err != nil {
+			return
+		}
+		_ = unix.Kill(unix.Getpid(), unix.SIGSTOP)
+	}
+}

@@ -1,0 +1,219 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/florianl/go-nfqueue/v2"
+	"golang.org/x/sys/unix"
+)
+
+// intakePort is where accepted TCP connections are taken in. In the gateway it
+// is out of the app's reach; in the app's namespace it is the one port that the
+// app cannot bind. It is above every usual range of ephemeral ports.
+const intakePort = 65533
+
+// maxQueued is how many packets may wait for a verdict. More are dropped by
+// the kernel, and TCP sends its SYN again.
+const maxQueued = 4096
+
+// Gate is where every first packet waits for a verdict, and what accepted
+// flows are taken in by. All methods may be called from any goroutine.
+type Gate struct {
+	// Listeners receive the TCP connections whose SYN was accepted, one a
+	// family. The local address of a connection is the app's destination.
+	Listeners []net.Listener
+
+	ns    *Namespace
+	queue *nfqueue.Nfqueue
+	raw   map[bool]int // by IPv4 or not: sockets that send whole packets
+}
+
+// OpenGateway opens the gate at the gateway's end of the veth.
+func OpenGateway(ns *Namespace, ipv6 bool) (*Gate, error) {
+	return open(ns, ipv6, ruleset.gateway)
+}
+
+// OpenLoopback opens the gate within the app's namespace, on its loopback.
+// Only packets that no socket of the app's receives come to it.
+func OpenLoopback(ns *Namespace, ipv6 bool) (*Gate, error) {
+	return open(ns, ipv6, ruleset.loopback)
+}
+
+func open(ns *Namespace, ipv6 bool, rules func(ruleset, family)) (*Gate, error) {
+	g := &Gate{ns: ns, raw: make(map[bool]int)}
+	if err := ns.Do(func() error { return g.openSockets(ipv6) }); err != nil {
+		g.Close()
+		return nil, err
+	}
+	if err := ns.install(ipv6, rules); err != nil {
+		g.Close()
+		return nil, err
+	}
+	return g, nil
+}
+
+// openSockets runs in the namespace.
+func (g *Gate) openSockets(ipv6 bool) error {
+	q, err := nfqueue.Open(&nfqueue.Config{
+		NfQueue:      queueNumber,
+		MaxPacketLen: 0xffff,
+		MaxQueueLen:  maxQueued,
+		Copymode:     nfqueue.NfQnlCopyPacket,
+		AfFamily:     unix.AF_INET,
+	})
+	if err != nil {
+		return fmt.Errorf("open NFQUEUE: %w", err)
+	}
+	g.queue = q
+
+	for _, v4 := range []bool{true, false} {
+		if !v4 && !ipv6 {
+			continue
+		}
+		domain, network, address := unix.AF_INET, "tcp4", fmt.Sprintf("0.0.0.0:%d", intakePort)
+		if !v4 {
+			domain, network, address = unix.AF_INET6, "tcp6", fmt.Sprintf("[::]:%d", intakePort)
+		}
+		// IPPROTO_RAW: the packet comes with its own IP header (raw(7)).
+		fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+		if err != nil {
+			return fmt.Errorf("open raw socket: %w", err)
+		}
+		g.raw[v4] = fd
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, markOwn); err != nil {
+			return fmt.Errorf("mark raw socket: %w", err)
+		}
+		lc := net.ListenConfig{Control: control(transparent)}
+		lc.SetMultipathTCP(false)
+		l, err := lc.Listen(context.Background(), network, address)
+		if err != nil {
+			return fmt.Errorf("open intake: %w", err)
+		}
+		g.Listeners = append(g.Listeners, l)
+	}
+	return nil
+}
+
+// Run calls handle for every packet that waits, one after another, until ctx
+// ends; handle must not block. Each packet needs one call of Accept, Drop,
+// Reset, Reject, ReplyUDP or ReplyEcho, now or later. err tells packets that
+// [ParsePacket] could not make sense of.
+func (g *Gate) Run(ctx context.Context, handle func(p Packet, err error)) error {
+	failed := make(chan error, 1)
+	err := g.queue.RegisterWithErrorFunc(ctx, func(a nfqueue.Attribute) int {
+		if a.PacketID == nil {
+			return 0
+		}
+		if a.Payload == nil {
+			g.Drop(Packet{id: *a.PacketID})
+			return 0
+		}
+		p, err := ParsePacket(*a.Payload)
+		p.id = *a.PacketID
+		handle(p, err)
+		return 0
+	}, func(err error) int {
+		// ENOBUFS: packets came faster than they were read. The kernel
+		// dropped some; those that follow are to be judged as ever.
+		if errors.Is(err, unix.ENOBUFS) {
+			return 0
+		}
+		failed <- err
+		return 1
+	})
+	if err != nil {
+		return fmt.Errorf("bind NFQUEUE: %w", err)
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-failed:
+		if ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil
+		}
+		return fmt.Errorf("read NFQUEUE: %w", err)
+	}
+}
+
+// Accept lets the packet in: a SYN to a listener, a datagram to the socket
+// that DialUDP made for its flow.
+func (g *Gate) Accept(p Packet) error {
+	return g.queue.SetVerdictWithOption(p.id, nfqueue.NfAccept, nfqueue.WithMark(markTake))
+}
+
+// Drop forgets the packet without an answer.
+func (g *Gate) Drop(p Packet) error {
+	return g.queue.SetVerdict(p.id, nfqueue.NfDrop)
+}
+
+// Reset refuses a SYN: connect(2) fails with ECONNREFUSED.
+func (g *Gate) Reset(p Packet) error {
+	return errors.Join(g.Drop(p), g.send(p, p.reset()))
+}
+
+// Reject refuses a packet by an ICMP error.
+func (g *Gate) Reject(p Packet, why Unreachable) error {
+	return errors.Join(g.Drop(p), g.send(p, p.unreachable(why)))
+}
+
+// ReplyUDP answers a datagram from the address it was sent to.
+func (g *Gate) ReplyUDP(p Packet, data []byte) error {
+	return errors.Join(g.Drop(p), g.send(p, p.datagram(data)))
+}
+
+// Consume takes a packet out of the queue; ReplyEcho and Unreachable may answer
+// it later.
+func (g *Gate) Consume(p Packet) error { return g.Drop(p) }
+
+// ReplyEcho answers a consumed echo request.
+func (g *Gate) ReplyEcho(p Packet, data []byte) error { return g.send(p, p.echoReply(data)) }
+
+// Unreachable answers a consumed packet by an ICMP error.
+func (g *Gate) Unreachable(p Packet, why Unreachable) error { return g.send(p, p.unreachable(why)) }
+
+// send sends a whole IP packet to the source of p.
+func (g *Gate) send(p Packet, packet []byte) error {
+	dst := p.Src.Addr()
+	if dst.Is4() {
+		return unix.Sendto(g.raw[true], packet, unix.MSG_DONTWAIT, &unix.SockaddrInet4{Addr: dst.As4()})
+	}
+	return unix.Sendto(g.raw[false], packet, unix.MSG_DONTWAIT, &unix.SockaddrInet6{Addr: dst.As16()})
+}
+
+// DialUDP makes the socket of one UDP flow: it receives what app sends to dst,
+// and what it sends comes from dst.
+func (g *Gate) DialUDP(app, dst netip.AddrPort) (*net.UDPConn, error) {
+	var conn *net.UDPConn
+	err := g.ns.Do(func() error {
+		d := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(dst), Control: control(transparent, reuse)}
+		c, err := d.Dial("udp", app.String())
+		if err == nil {
+			conn = c.(*net.UDPConn)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open UDP flow: %w", err)
+	}
+	return conn, nil
+}
+
+// Close closes all sockets. What waits in the queue is dropped by the kernel.
+func (g *Gate) Close() error {
+	var errs []error
+	for _, l := range g.Listeners {
+		errs = append(errs, l.Close())
+	}
+	for _, fd := range g.raw {
+		errs = append(errs, unix.Close(fd))
+	}
+	if g.queue != nil {
+		errs = append(errs, g.queue.Close())
+	}
+	return errors.Join(errs...)
+}

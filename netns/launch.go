@@ -1,0 +1,125 @@
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Command is the app to start. It gets these files as descriptors 0 to 2, and
+// no other descriptor.
+type Command struct {
+	Args  []string // Args[0] is looked up in the PATH of Env
+	Env   []string
+	Dir   string // absolute
+	Files [3]*os.File
+	User  *User // nil: as the process itself
+	View  View
+}
+
+// ExecError says that the app itself could not be started, as opposed to its
+// isolation.
+type ExecError struct {
+	Name string
+	Err  error
+}
+
+func (e *ExecError) Error() string { return fmt.Sprintf("%s: %v", e.Name, e.Err) }
+func (e *ExecError) Unwrap() error { return e.Err }
+
+// Start starts the command in the namespace, confined: without capabilities and
+// without a way to get any. It is a child of this process and in its process
+// group. Errors of the command itself are an [*ExecError]; on all others,
+// nothing was run.
+func (ns *Namespace) Start(c Command) (pid int, err error) {
+	done := make(chan struct{})
+	onThread(func() {
+		defer close(done)
+		pid, err = c.start(ns)
+	})
+	<-done
+	return pid, err
+}
+
+func (c Command) start(ns *Namespace) (int, error) {
+	if err := unix.Setns(int(ns.file.Fd()), unix.CLONE_NEWNET); err != nil {
+		return 0, fmt.Errorf("enter the app's network namespace: %w", err)
+	}
+	if err := c.View.mount(); err != nil {
+		return 0, err
+	}
+	if err := confine(c.User); err != nil {
+		return 0, err
+	}
+	// The working directory is found anew: the old one lies under the mounts.
+	if err := unix.Chdir(c.Dir); err != nil {
+		return 0, fmt.Errorf("enter working directory %s: %w", c.Dir, err)
+	}
+	path, err := lookPath(c.Args[0], c.Env)
+	if err != nil {
+		return 0, &ExecError{c.Args[0], err}
+	}
+	attr := &syscall.ProcAttr{Env: c.Env}
+	for _, f := range c.Files {
+		attr.Files = append(attr.Files, f.Fd())
+	}
+	pid, err := syscall.ForkExec(path, c.Args, attr)
+	if errors.Is(err, unix.ENOEXEC) {
+		// A script without "#!" is run by the shell, as execvp(3) does.
+		pid, err = syscall.ForkExec("/bin/sh", append([]string{"sh", path}, c.Args[1:]...), attr)
+	}
+	if err != nil {
+		return 0, &ExecError{c.Args[0], err}
+	}
+	return pid, nil
+}
+
+// lookPath finds a program as execvp(3) does, with the rights of the calling
+// thread: the first that is executable, or why the best candidate is not.
+func lookPath(name string, env []string) (string, error) {
+	if name == "" {
+		return "", fs.ErrNotExist
+	}
+	if strings.Contains(name, "/") {
+		return name, executable(name)
+	}
+	path := "/usr/local/bin:/usr/bin:/bin"
+	for _, e := range env {
+		if v, ok := strings.CutPrefix(e, "PATH="); ok {
+			path = v
+		}
+	}
+	missing := error(fs.ErrNotExist)
+	for _, dir := range filepath.SplitList(path) {
+		candidate := filepath.Join(dir, name)
+		if dir == "" || dir == "." {
+			candidate = "./" + name
+		}
+		if _, err := os.Stat(candidate); err != nil {
+			continue // also where the directory may not be searched
+		}
+		err := executable(candidate)
+		if err == nil {
+			return candidate, nil
+		}
+		missing = err
+	}
+	return "", missing
+}
+
+func executable(path string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return unix.EISDIR
+	}
+	return unix.Faccessat(unix.AT_FDCWD, path, unix.X_OK, unix.AT_EACCESS)
+}

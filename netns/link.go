@@ -1,0 +1,230 @@
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// The two ends of the veth have the same addresses in every run: the
+// namespaces are the run's own, so nothing can collide. 192.0.0.0/29 is for
+// the inside of a host (RFC 7335); the ULA spells "appfw".
+var (
+	Gateway4 = netip.MustParseAddr("192.0.0.1")
+	App4     = netip.MustParseAddr("192.0.0.2")
+	Gateway6 = netip.MustParseAddr("fd61:7070:6677::1")
+	App6     = netip.MustParseAddr("fd61:7070:6677::2")
+)
+
+const (
+	gatewayDevice = "app"  // the gateway's end, named for what it leads to
+	appDevice     = "eth0" // what programs expect
+
+	gatewayIndex = 61 // unlike the first free one, which the app's end gets
+
+	// A veth carries whatever fits into an sk_buff, so the largest datagram
+	// (65,507 bytes) need not be fragmented. The gate refuses fragments.
+	mtu = 65535
+)
+
+// addrGenModeNone is IN6_ADDR_GEN_MODE_NONE of linux/if_link.h.
+const addrGenModeNone = 1
+
+// Locally administered addresses: the neighbour entries below are permanent,
+// so neither ARP nor neighbour discovery is ever spoken on the veth.
+var (
+	gatewayMAC = net.HardwareAddr{0x02, 0x61, 0x70, 0x66, 0x77, 0x01}
+	appMAC     = net.HardwareAddr{0x02, 0x61, 0x70, 0x66, 0x77, 0x02}
+)
+
+// Connect joins the two namespaces by a veth. The app's only route leads to the
+// gateway; to the gateway every address but the app's is its own, so that a
+// packet ends at one of its sockets or nowhere. Reports whether IPv6 could be
+// had; IPv4 always is.
+func Connect(gateway, app *Namespace) (ipv6 bool, err error) {
+	err = gateway.Do(func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = gatewayDevice
+		attrs.HardwareAddr = gatewayMAC
+		attrs.MTU = mtu
+		// Two ends with the same index look like no veth to the kernel's link
+		// watch, which then takes a second to set them running.
+		attrs.Index = gatewayIndex
+		err := netlink.LinkAdd(&netlink.Veth{
+			LinkAttrs:        attrs,
+			PeerName:         appDevice,
+			PeerHardwareAddr: appMAC,
+			PeerNamespace:    netlink.NsFd(app.File().Fd()),
+			PeerMTU:          mtu,
+		})
+		if err != nil {
+			return fmt.Errorf("create veth: %w", err)
+		}
+		if ipv6, err = setUp(end{gatewayDevice, appMAC, Gateway4, App4, Gateway6, App6}); err != nil {
+			return err
+		}
+		return gatewayRoutes(ipv6)
+	})
+	if err != nil {
+		return false, fmt.Errorf("gateway namespace: %w", err)
+	}
+	err = app.Do(func() error {
+		app6, err := setUp(end{appDevice, gatewayMAC, App4, Gateway4, App6, Gateway6})
+		if err != nil {
+			return err
+		}
+		ipv6 = ipv6 && app6
+		return appRoutes(ipv6)
+	})
+	if err != nil {
+		return false, fmt.Errorf("app namespace: %w", err)
+	}
+	return ipv6, nil
+}
+
+// end is one end of the veth and what it must know of the other.
+type end struct {
+	device       string
+	peerMAC      net.HardwareAddr
+	addr4, peer4 netip.Addr
+	addr6, peer6 netip.Addr
+}
+
+// setUp configures lo and one end of the veth in the calling thread's namespace.
+func setUp(e end) (ipv6 bool, err error) {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return false, fmt.Errorf("find lo: %w", err)
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return false, fmt.Errorf("set lo up: %w", err)
+	}
+	link, err := netlink.LinkByName(e.device)
+	if err != nil {
+		return false, fmt.Errorf("find %s: %w", e.device, err)
+	}
+	// No link-local address: nothing on the veth is autoconfigured.
+	if err := netlink.LinkSetIP6AddrGenMode(link, addrGenModeNone); err != nil && !noIPv6(err) {
+		return false, fmt.Errorf("%s: address generation mode: %w", e.device, err)
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return false, fmt.Errorf("set %s up: %w", e.device, err)
+	}
+	if err := configure(link, e.peerMAC, e.addr4, e.peer4); err != nil {
+		return false, fmt.Errorf("%s: %w", e.device, err)
+	}
+	switch err := configure(link, e.peerMAC, e.addr6, e.peer6); {
+	case err == nil:
+		return true, nil
+	case noIPv6(err):
+		return false, nil
+	default:
+		return false, fmt.Errorf("%s: %w", e.device, err)
+	}
+}
+
+// configure gives link its address and its one neighbour, in one family.
+func configure(link netlink.Link, peerMAC net.HardwareAddr, addr, peer netip.Addr) error {
+	a := &netlink.Addr{IPNet: host(addr)}
+	family := netlink.FAMILY_V4
+	if addr.Is6() {
+		a.Flags = unix.IFA_F_NODAD
+		family = netlink.FAMILY_V6
+	}
+	if err := netlink.AddrAdd(link, a); err != nil {
+		return fmt.Errorf("add address %s: %w", addr, err)
+	}
+	err := netlink.NeighSet(&netlink.Neigh{
+		LinkIndex:    link.Attrs().Index,
+		Family:       family,
+		State:        netlink.NUD_PERMANENT,
+		IP:           peer.AsSlice(),
+		HardwareAddr: peerMAC,
+	})
+	if err != nil {
+		return fmt.Errorf("add neighbour %s: %w", peer, err)
+	}
+	return nil
+}
+
+// appRoutes sends everything the app does not keep on its lo to the gateway.
+func appRoutes(ipv6 bool) error {
+	link, err := netlink.LinkByName(appDevice)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", appDevice, err)
+	}
+	for _, gw := range families(ipv6, Gateway4, Gateway6) {
+		err := netlink.RouteAdd(&netlink.Route{
+			LinkIndex: link.Attrs().Index,
+			Dst:       anywhere(gw),
+			Gw:        gw.AsSlice(),
+			Flags:     int(netlink.FLAG_ONLINK),
+		})
+		if err != nil {
+			return fmt.Errorf("add default route by %s: %w", gw, err)
+		}
+	}
+	return nil
+}
+
+// gatewayRoutes makes every address local to the gateway (AnyIP), the app's
+// excepted: packets to it go out by the veth.
+func gatewayRoutes(ipv6 bool) error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find lo: %w", err)
+	}
+	link, err := netlink.LinkByName(gatewayDevice)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", gatewayDevice, err)
+	}
+	for _, app := range families(ipv6, App4, App6) {
+		err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: host(app), Scope: netlink.SCOPE_LINK})
+		if err != nil {
+			return fmt.Errorf("add route to %s: %w", app, err)
+		}
+		err = netlink.RouteAdd(&netlink.Route{
+			LinkIndex: lo.Attrs().Index,
+			Dst:       anywhere(app),
+			Type:      unix.RTN_LOCAL,
+			Scope:     netlink.SCOPE_HOST,
+			Table:     unix.RT_TABLE_MAIN,
+		})
+		if err != nil {
+			return fmt.Errorf("add local default route: %w", err)
+		}
+	}
+	return nil
+}
+
+func families(ipv6 bool, v4, v6 netip.Addr) []netip.Addr {
+	if ipv6 {
+		return []netip.Addr{v4, v6}
+	}
+	return []netip.Addr{v4}
+}
+
+// host is addr as a prefix of one address.
+func host(addr netip.Addr) *net.IPNet {
+	return &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(addr.BitLen(), addr.BitLen())}
+}
+
+// anywhere is the prefix of length 0 of addr's family.
+func anywhere(addr netip.Addr) *net.IPNet {
+	return &net.IPNet{IP: make(net.IP, addr.BitLen()/8), Mask: net.CIDRMask(0, addr.BitLen())}
+}
+
+// noIPv6 tells errors of a kernel in which IPv6 is absent (ipv6.disable=1, no
+// /proc/net/if_inet6) or switched off for new devices (disable_ipv6=1).
+func noIPv6(err error) bool {
+	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+		return true
+	}
+	_, missing := os.Stat("/proc/net/if_inet6")
+	return errors.Is(missing, os.ErrNotExist) || errors.Is(err, unix.EACCES)
+}

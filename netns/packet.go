@@ -1,0 +1,224 @@
+package netns
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// Packet is an IP packet as the app sent it. It is parsed from what the kernel
+// shows, and nothing in it is trusted but its shape.
+type Packet struct {
+	Proto    uint8          // transport protocol (IANA protocol number)
+	Src, Dst netip.AddrPort // the port is 0 where the protocol has none
+	Payload  []byte         // what follows the UDP or TCP header; the whole message for ICMP
+	IP       []byte         // the whole packet
+
+	tcpSeq uint32
+	id     uint32 // NFQUEUE's name for it
+}
+
+// Why a packet is not one that could be judged by destination and port.
+var (
+	ErrTruncated = errors.New("truncated packet")
+	ErrFragment  = errors.New("fragment")
+	ErrExtension = errors.New("IPv6 extension header")
+)
+
+// ParsePacket parses an IPv4 (RFC 791) or IPv6 (RFC 8200) packet that carries
+// TCP, UDP, ICMP or anything else. On ErrFragment, ErrExtension and, where the
+// addresses were there, ErrTruncated the packet has its addresses and protocol.
+func ParsePacket(b []byte) (Packet, error) {
+	p := Packet{IP: b}
+	if len(b) == 0 {
+		return p, ErrTruncated
+	}
+	var src, dst netip.Addr
+	var transport []byte
+	switch b[0] >> 4 {
+	case 4:
+		ihl := int(b[0]&0x0f) * 4
+		if ihl < 20 || len(b) < ihl {
+			return p, ErrTruncated
+		}
+		src, dst = netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20]))
+		p.Proto, transport = b[9], b[ihl:]
+		if binary.BigEndian.Uint16(b[6:])&0x3fff != 0 { // MF or an offset
+			p.Src, p.Dst = netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0)
+			return p, ErrFragment
+		}
+	case 6:
+		if len(b) < 40 {
+			return p, ErrTruncated
+		}
+		src, dst = netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40]))
+		p.Proto, transport = b[6], b[40:]
+		switch p.Proto {
+		case unix.IPPROTO_FRAGMENT:
+			p.Src, p.Dst = netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0)
+			return p, ErrFragment
+		case unix.IPPROTO_HOPOPTS, unix.IPPROTO_ROUTING, unix.IPPROTO_DSTOPTS:
+			p.Src, p.Dst = netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0)
+			return p, ErrExtension
+		}
+	default:
+		return p, ErrTruncated
+	}
+
+	p.Src, p.Dst = netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0)
+	switch p.Proto {
+	case unix.IPPROTO_TCP:
+		if len(transport) < 20 {
+			return p, ErrTruncated
+		}
+		offset := int(transport[12]>>4) * 4
+		if offset < 20 || len(transport) < offset {
+			return p, ErrTruncated
+		}
+		p.tcpSeq = binary.BigEndian.Uint32(transport[4:])
+		p.Payload = transport[offset:]
+	case unix.IPPROTO_UDP:
+		if len(transport) < 8 {
+			return p, ErrTruncated
+		}
+		p.Payload = transport[8:]
+	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
+		if len(transport) < 8 {
+			return p, ErrTruncated
+		}
+		p.Payload = transport
+		return p, nil
+	default:
+		p.Payload = transport
+		return p, nil
+	}
+	p.Src = netip.AddrPortFrom(src, binary.BigEndian.Uint16(transport))
+	p.Dst = netip.AddrPortFrom(dst, binary.BigEndian.Uint16(transport[2:]))
+	return p, nil
+}
+
+// Echo tells whether the packet is an ICMP echo request (RFC 792, RFC 4443).
+func (p Packet) Echo() bool {
+	switch {
+	case p.Proto == unix.IPPROTO_ICMP && p.Dst.Addr().Is4():
+		return len(p.Payload) >= 8 && p.Payload[0] == 8 && p.Payload[1] == 0
+	case p.Proto == unix.IPPROTO_ICMPV6 && p.Dst.Addr().Is6():
+		return len(p.Payload) >= 8 && p.Payload[0] == 128 && p.Payload[1] == 0
+	}
+	return false
+}
+
+// Unreachable is why a destination cannot be reached, as ICMP says it.
+type Unreachable uint8
+
+const (
+	Prohibited Unreachable = iota // EHOSTUNREACH, EACCES: a policy forbids it
+	NoNetwork                     // ENETUNREACH
+	NoHost                        // EHOSTUNREACH
+	NoPort                        // ECONNREFUSED
+)
+
+// icmpCodes are the codes of Destination Unreachable, by family (RFC 792,
+// RFC 1812 section 5.2.7.1, RFC 4443 section 3.1).
+var icmpCodes = map[Unreachable]struct{ v4, v6 byte }{
+	Prohibited: {13, 1},
+	NoNetwork:  {0, 0},
+	NoHost:     {1, 3},
+	NoPort:     {3, 4},
+}
+
+// unreachable builds the ICMP error that the destination of p sends back.
+func (p Packet) unreachable(why Unreachable) []byte {
+	codes := icmpCodes[why]
+	if p.Dst.Addr().Is4() {
+		quote := p.IP[:min(len(p.IP), 548)] // RFC 1812, 4.3.2.3: at most 576 bytes in all
+		msg := append([]byte{3, codes.v4, 0, 0, 0, 0, 0, 0}, quote...)
+		return p.reply(unix.IPPROTO_ICMP, msg, 2)
+	}
+	quote := p.IP[:min(len(p.IP), 1232)] // RFC 4443, 2.4 (c): at most 1280 bytes in all
+	msg := append([]byte{1, codes.v6, 0, 0, 0, 0, 0, 0}, quote...)
+	return p.reply(unix.IPPROTO_ICMPV6, msg, 2)
+}
+
+// reset builds the segment that refuses a SYN (RFC 9293, 3.10.7.1).
+func (p Packet) reset() []byte {
+	t := make([]byte, 20)
+	binary.BigEndian.PutUint16(t[0:], p.Dst.Port())
+	binary.BigEndian.PutUint16(t[2:], p.Src.Port())
+	binary.BigEndian.PutUint32(t[8:], p.tcpSeq+1+uint32(len(p.Payload)))
+	t[12] = 5 << 4
+	t[13] = 0x14 // RST, ACK
+	return p.reply(unix.IPPROTO_TCP, t, 16)
+}
+
+// datagram builds the UDP datagram with which the destination answers p.
+func (p Packet) datagram(data []byte) []byte {
+	t := make([]byte, 8, 8+len(data))
+	binary.BigEndian.PutUint16(t[0:], p.Dst.Port())
+	binary.BigEndian.PutUint16(t[2:], p.Src.Port())
+	binary.BigEndian.PutUint16(t[4:], uint16(8+len(data)))
+	return p.reply(unix.IPPROTO_UDP, append(t, data...), 6)
+}
+
+// echoReply builds the answer to an echo request; data is what follows the
+// identifier and sequence number, which are the request's.
+func (p Packet) echoReply(data []byte) []byte {
+	msg := append([]byte{0, 0, 0, 0}, p.Payload[4:8]...)
+	if p.Dst.Addr().Is6() {
+		msg[0] = 129
+	}
+	return p.reply(p.Proto, append(msg, data...), 2)
+}
+
+// reply wraps a transport message into an IP packet from the destination of p
+// to its source. The message's checksum goes to the given offset.
+func (p Packet) reply(proto uint8, msg []byte, checksumAt int) []byte {
+	src, dst := p.Dst.Addr(), p.Src.Addr()
+	var sum uint32
+	if proto != unix.IPPROTO_ICMP { // all others have a pseudo header
+		sum = partialSum(src.AsSlice(), sum)
+		sum = partialSum(dst.AsSlice(), sum)
+		sum += uint32(proto) + uint32(len(msg))
+	}
+	c := fold(partialSum(msg, sum))
+	if c == 0 && proto == unix.IPPROTO_UDP {
+		c = 0xffff // RFC 768: 0 means none
+	}
+	binary.BigEndian.PutUint16(msg[checksumAt:], c)
+
+	if src.Is4() {
+		h := make([]byte, 20, 20+len(msg))
+		h[0], h[8], h[9] = 0x45, 64, proto
+		binary.BigEndian.PutUint16(h[2:], uint16(20+len(msg)))
+		copy(h[12:], src.AsSlice())
+		copy(h[16:], dst.AsSlice())
+		binary.BigEndian.PutUint16(h[10:], fold(partialSum(h, 0)))
+		return append(h, msg...)
+	}
+	h := make([]byte, 40, 40+len(msg))
+	h[0], h[6], h[7] = 0x60, proto, 64
+	binary.BigEndian.PutUint16(h[4:], uint16(len(msg)))
+	copy(h[8:], src.AsSlice())
+	copy(h[24:], dst.AsSlice())
+	return append(h, msg...)
+}
+
+// partialSum and fold are the Internet checksum (RFC 1071).
+func partialSum(b []byte, sum uint32) uint32 {
+	for ; len(b) >= 2; b = b[2:] {
+		sum += uint32(b[0])<<8 | uint32(b[1])
+	}
+	if len(b) == 1 {
+		sum += uint32(b[0]) << 8
+	}
+	return sum
+}
+
+func fold(sum uint32) uint16 {
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	return ^uint16(sum)
+}

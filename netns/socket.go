@@ -1,0 +1,83 @@
+package netns
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Listeners of the resolver: every address is the gateway's own, so a socket on
+// port 53 receives what the app sends to port 53 of any address, and its local
+// address says which.
+
+// ListenDNS opens TCP and UDP port 53 of every address in the gateway.
+func ListenDNS(ns *Namespace, ipv6 bool) (tcp []net.Listener, udp []*net.UDPConn, err error) {
+	err = ns.Do(func() error {
+		lc := net.ListenConfig{Control: control(transparent)}
+		lc.SetMultipathTCP(false)
+		networks := []string{"4"}
+		if ipv6 {
+			networks = append(networks, "6")
+		}
+		for _, n := range networks {
+			address := map[string]string{"4": "0.0.0.0:53", "6": "[::]:53"}[n]
+			l, err := lc.Listen(context.Background(), "tcp"+n, address)
+			if err != nil {
+				return err
+			}
+			tcp = append(tcp, l)
+			pc, err := lc.ListenPacket(context.Background(), "udp"+n, address)
+			if err != nil {
+				return err
+			}
+			udp = append(udp, pc.(*net.UDPConn))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("open port 53: %w", err)
+	}
+	return tcp, udp, nil
+}
+
+// control makes a hook for net.Dialer and net.ListenConfig out of options.
+func control(options ...func(fd int, v6 bool) error) func(network, address string, c syscall.RawConn) error {
+	return func(network, _ string, c syscall.RawConn) error {
+		var failed error
+		err := c.Control(func(fd uintptr) {
+			for _, set := range options {
+				if failed = set(int(fd), network[len(network)-1] == '6'); failed != nil {
+					return
+				}
+			}
+		})
+		if err != nil {
+			return err
+		}
+		return failed
+	}
+}
+
+// transparent lets a socket have addresses that are not the namespace's
+// (IP_TRANSPARENT of ip(7), IPV6_TRANSPARENT) and marks what it sends as ours.
+func transparent(fd int, v6 bool) error {
+	level, option := unix.SOL_IP, unix.IP_TRANSPARENT
+	if v6 {
+		level, option = unix.SOL_IPV6, unix.IPV6_TRANSPARENT
+	}
+	if err := unix.SetsockoptInt(fd, level, option, 1); err != nil {
+		return fmt.Errorf("IP_TRANSPARENT: %w", err)
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, markOwn); err != nil {
+		return fmt.Errorf("SO_MARK: %w", err)
+	}
+	return nil
+}
+
+// reuse lets the sockets of several flows have the same destination.
+func reuse(fd int, _ bool) error {
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+}

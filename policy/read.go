@@ -1,0 +1,179 @@
+package policy
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+)
+
+// maxLine bounds a line of a file, in bytes.
+const maxLine = 64 << 10
+
+// ReadLines reads a policy file: a word and its argument a line, "#" starts a
+// comment. It checks the form of lines; Compile what they say.
+func ReadLines(name string, r io.Reader) ([]Line, error) {
+	var lines []Line
+	err := eachLine(name, r, func(text string, number int) error {
+		pos := Pos{File: name, Line: number, Column: 1}
+		fields := fieldsAt(text)
+		switch {
+		case len(fields) == 0:
+			return nil
+		case strings.HasPrefix(fields[0].text, "--"):
+			pos.Column = fields[0].column
+			return &SyntaxError{Pos: pos, Word: fields[0].text, Msg: "a policy file has the flags without dashes", Hint: strings.TrimLeft(fields[0].text, "-")}
+		case len(fields) == 1:
+			pos.Column = fields[0].column
+			return &SyntaxError{Pos: pos, Word: fields[0].text, Msg: "something must follow this word"}
+		case len(fields) > 2:
+			pos.Column = fields[2].column
+			return &SyntaxError{Pos: pos, Word: fields[2].text, Msg: "only one thing may follow the word; give each destination a line"}
+		}
+		pos.Column = fields[1].column
+		lines = append(lines, Line{Word: fields[0].text, Arg: fields[1].text, Pos: pos})
+		return nil
+	})
+	return lines, err
+}
+
+// readList reads a hosts file (hosts(5): an address, then names that belong to
+// the list) or a plain list of names, wildcards, addresses and prefixes.
+func readList(name string, r io.Reader, add func(h host, line int) bool) error {
+	return eachLine(name, r, func(text string, number int) error {
+		word, rest := cutField(text)
+		if word == "" {
+			return nil
+		}
+		var h host
+		var err error
+		if rest != "" {
+			if _, aerr := netip.ParseAddr(word); aerr != nil {
+				return listError(name, number, text, rest, errors.New("only one entry a line, or an address and its names (hosts(5))"))
+			}
+			for rest != "" {
+				word, rest = cutField(rest)
+				if localNames[strings.TrimSuffix(strings.ToLower(word), ".")] {
+					continue
+				}
+				if _, aerr := netip.ParseAddr(word); aerr == nil {
+					continue // "0.0.0.0 0.0.0.0", as many lists have it
+				}
+				if h, err = parseEntry(word); err == nil && h.kind != exactName {
+					err = errors.New("not a name")
+				}
+				if err != nil {
+					return listError(name, number, text, word, err)
+				}
+				if !add(h, number) {
+					return listError(name, number, text, word, errFull)
+				}
+			}
+			return nil
+		}
+		if h, err = parseEntry(word); err != nil {
+			return listError(name, number, text, word, err)
+		}
+		if !add(h, number) {
+			return listError(name, number, text, word, errFull)
+		}
+		return nil
+	})
+}
+
+var errFull = errors.New("the list is too long")
+
+// localNames stand in the head of every hosts file and are not meant.
+var localNames = map[string]bool{
+	"localhost": true, "localhost.localdomain": true, "local": true, "broadcasthost": true,
+	"ip6-localhost": true, "ip6-loopback": true, "ip6-localnet": true, "ip6-mcastprefix": true,
+	"ip6-allnodes": true, "ip6-allrouters": true, "ip6-allhosts": true,
+}
+
+func listError(name string, line int, text, word string, err error) error {
+	e := &SyntaxError{Pos: Pos{File: name, Line: line, Column: strings.LastIndex(text, word) + 1}, Word: word, Msg: err.Error()}
+	var w *wordError
+	if errors.As(err, &w) {
+		e.Msg, e.Hint = w.msg, w.hint
+	}
+	return e
+}
+
+// parseEntry parses an entry of a list. There, internationalized names are
+// taken in either spelling and keywords mean nothing.
+func parseEntry(s string) (host, error) {
+	if c := s[0]; isDigit(c) || strings.Count(s, ":") > 1 {
+		if p, isAddress, err := parsePrefix(s); isAddress {
+			return host{kind: addresses, prefixes: []netip.Prefix{p}}, err
+		}
+	}
+	kind := exactName
+	if r, ok := strings.CutPrefix(s, "*."); ok {
+		kind, s = belowName, r
+	} else if r, ok := strings.CutPrefix(s, "."); ok {
+		kind, s = treeName, r
+	}
+	n, err := ParseName(s)
+	var spelling *SpellingError
+	if errors.As(err, &spelling) {
+		n, err = ParseName(spelling.Canonical)
+	}
+	return host{kind: kind, name: n}, err
+}
+
+// eachLine calls fn with each line without its comment, and its number from 1.
+func eachLine(name string, r io.Reader, fn func(text string, number int) error) error {
+	s := bufio.NewScanner(r)
+	s.Buffer(make([]byte, 0, 4096), maxLine)
+	number := 0
+	for s.Scan() {
+		number++
+		text := s.Text()
+		if number == 1 {
+			text = strings.TrimPrefix(text, "\ufeff")
+		}
+		if i := strings.IndexByte(text, '#'); i >= 0 {
+			text = text[:i]
+		}
+		if err := fn(text, number); err != nil {
+			return err
+		}
+	}
+	switch err := s.Err(); {
+	case errors.Is(err, bufio.ErrTooLong):
+		return &SyntaxError{Pos: Pos{File: name, Line: number + 1, Column: 1}, Msg: fmt.Sprintf("the line is longer than %d bytes", maxLine)}
+	case err != nil:
+		return fmt.Errorf("read %s: %w", name, err)
+	}
+	return nil
+}
+
+type field struct {
+	text   string
+	column int // from 1
+}
+
+func fieldsAt(text string) []field {
+	var out []field
+	for at := 0; ; {
+		word, rest := cutField(text[at:])
+		if word == "" {
+			return out
+		}
+		start := strings.Index(text[at:], word) + at
+		out = append(out, field{word, start + 1})
+		at = len(text) - len(rest)
+	}
+}
+
+// cutField takes the first field of text. Spaces, tabs and CR divide fields.
+func cutField(text string) (word, rest string) {
+	text = strings.TrimLeft(text, " \t\r")
+	i := strings.IndexAny(text, " \t\r")
+	if i < 0 {
+		return text, ""
+	}
+	return text[:i], strings.TrimLeft(text[i:], " \t\r")
+}

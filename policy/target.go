@@ -1,0 +1,48 @@
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// Target is a destination that somebody asks about: one host, one port.
+type Target struct {
+	Proto Proto
+	Addr  netip.Addr // valid, or Name is set
+	Name  Name
+	Port  uint16 // 0 for ICMP
+}
+
+// ParseTarget parses HOST[:PORT][/PROTO] where HOST is a name or an address.
+// Without PROTO it is TCP; TCP and UDP need a port.
+func ParseTarget(s string) (Target, error) {
+	h, sc, ports, err := parseDestination(s)
+	if w, ok := err.(*wordError); ok {
+		return Target{}, w.at(Pos{File: s, Column: 1}, s)
+	}
+	if err != nil {
+		return Target{}, err
+	}
+	t := Target{}
+	switch {
+	case h.kind == exactName:
+		t.Name = h.name
+	case h.kind == addresses && len(h.prefixes) == 1 && h.prefixes[0].IsSingleIP():
+		t.Addr = h.prefixes[0].Addr()
+	default:
+		return Target{}, fmt.Errorf("%q is not one host; give a name or an address", s)
+	}
+	if sc.icmp && !ports && len(sc.ports[TCP]) == 0 {
+		t.Proto = ICMP
+		return t, nil
+	}
+	list := sc.ports[TCP]
+	if len(list) == 0 {
+		t.Proto, list = UDP, sc.ports[UDP]
+	}
+	if !ports || len(list) != 1 || list[0].lo != list[0].hi {
+		return Target{}, fmt.Errorf("%q needs one port: %s:443", s, s)
+	}
+	t.Port = list[0].lo
+	return t, nil
+}

@@ -1,0 +1,74 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"appfw/policy"
+)
+
+// State is what the first bytes of a connection say of its name.
+type State uint8
+
+const (
+	NeedMore State = iota // it may yet show one
+	Named                 // it shows the name
+	Nameless              // it is of a protocol that shows none, or shows none
+)
+
+// Identify finds the name that a client's first bytes show: the SNI of a TLS
+// ClientHello (RFC 6066 section 3) or the Host of an HTTP/1 request (RFC 9112
+// section 3.2). eof tells that no more will come. An error means that the bytes
+// are of such a protocol, and that its name cannot be made out.
+func Identify(b []byte, eof bool) (name policy.Name, s State, err error) {
+	switch {
+	case len(b) == 0:
+		s = NeedMore
+	case b[0] == recordHandshake:
+		name, s, err = identifyTLS(b)
+	default:
+		name, s, err = identifyHTTP(b)
+	}
+	if err == nil && s == NeedMore && eof {
+		// It ended before it said where to. There is nothing to lead astray.
+		s = Nameless
+		if len(b) > 0 {
+			err = errors.New("the connection ended within its first message")
+		}
+	}
+	return name, s, err
+}
+
+// hostName parses HOST of a Host field or a URI: a name, or an address literal,
+// which names nothing.
+func hostName(host string) (policy.Name, State, error) {
+	if rest, ok := strings.CutPrefix(host, "["); ok {
+		literal, port, closed := strings.Cut(rest, "]")
+		a, err := netip.ParseAddr(literal)
+		if err != nil || !closed || !a.Is6() || !validPort(port) {
+			return "", Nameless, fmt.Errorf("the HTTP host %q is not valid", host)
+		}
+		return "", Nameless, nil
+	}
+	if i := strings.IndexByte(host, ':'); i >= 0 {
+		if !validPort(host[i:]) {
+			return "", Nameless, fmt.Errorf("the HTTP host %q is not valid", host)
+		}
+		host = host[:i]
+	}
+	if a, err := netip.ParseAddr(host); err == nil && a.Is4() {
+		return "", Nameless, nil
+	}
+	name, err := policy.ParseName(host)
+	if err != nil {
+		return "", Nameless, fmt.Errorf("the HTTP host is not valid: %w", err)
+	}
+	return name, Named, nil
+}
+
+// validPort tells whether s is empty or a colon and digits (RFC 3986, 3.2.3).
+func validPort(s string) bool {
+	return s == "" || s[0] == ':' && len(s) <= 6 && strings.Trim(s[1:], "0123456789") == ""
+}

@@ -1,0 +1,226 @@
+// Package proxy takes in the app's flows, decides on each, dials its
+// destination and relays. Deciding happens in one place, [Proxy.Decide], and
+// before the app's connect(2) returns; what the flow then shows of itself (TLS
+// SNI, HTTP Host) goes through the same place.
+//
+//	p := proxy.New(proxy.Config{Policy: pol, Pins: pins, Guard: guard, Log: log})
+//	go p.Serve(ctx, gateway)  // a *netns.Gate
+//	go p.Serve(ctx, loopback)
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"appfw/dnsguard"
+	"appfw/netns"
+	"appfw/policy"
+)
+
+// Config is what a Proxy is made of. Only Log may be nil.
+type Config struct {
+	Policy func() *policy.Policy
+	Pins   *dnsguard.Pins
+	Guard  *dnsguard.Guard
+	Log    func(Event)
+	Now    func() time.Time
+}
+
+// Proxy relays the flows of one app. Make it with New.
+type Proxy struct {
+	Config
+	echoes chan struct{} // one for each echo request on its way
+}
+
+// New makes a Proxy.
+func New(c Config) *Proxy {
+	if c.Log == nil {
+		c.Log = func(Event) {}
+	}
+	return &Proxy{Config: c, echoes: make(chan struct{}, maxEchoes)}
+}
+
+// intake is the flows that come by one gate.
+type intake struct {
+	*Proxy
+	gate *netns.Gate
+	ctx  context.Context // of Serve
+	work sync.WaitGroup  // everything that Serve started
+
+	mu      sync.Mutex
+	pending map[flowKey]*pendingTCP // SYNs that were let in or are being dialled
+	udp     map[flowKey]*udpFlow
+	opening map[flowKey][]netns.Packet // first datagrams that wait for their sockets
+
+	resolver *connListener // connections to port 53
+}
+
+// flowKey tells flows of one transport apart.
+type flowKey struct{ src, dst netip.AddrPort }
+
+// Serve takes in what comes by the gate until ctx ends. It returns when all its
+// flows have ended.
+func (p *Proxy) Serve(ctx context.Context, gate *netns.Gate) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	in := &intake{
+		Proxy: p, gate: gate, ctx: ctx,
+		pending:  make(map[flowKey]*pendingTCP),
+		udp:      make(map[flowKey]*udpFlow),
+		opening:  make(map[flowKey][]netns.Packet),
+		resolver: newConnListener(),
+	}
+	in.work.Go(func() { _ = p.Guard.Serve(ctx, []net.Listener{in.resolver}, nil) })
+	for _, l := range gate.Listeners {
+		in.work.Go(func() { in.accept(l) })
+	}
+	err := gate.Run(ctx, in.packet)
+	cancel()
+	for _, l := range gate.Listeners {
+		l.Close()
+	}
+	in.mu.Lock()
+	for _, f := range in.udp {
+		f.close()
+	}
+	in.mu.Unlock()
+	in.work.Wait()
+	return err
+}
+
+// packet handles a first packet. It must not block: what takes time is started.
+func (in *intake) packet(p netns.Packet, err error) {
+	switch {
+	case err != nil:
+		in.refuse(p, policy.Verdict{Reason: "it hides where it goes: " + err.Error()})
+	case !in.fromApp(p):
+		in.refuse(p, policy.Verdict{Reason: "its source address " + p.Src.Addr().String() + " is not the app's"})
+	case p.Proto == unix.IPPROTO_TCP:
+		in.syn(p)
+	case p.Proto == unix.IPPROTO_UDP:
+		in.datagram(p)
+	case p.Echo():
+		in.echo(p)
+	default:
+		in.refuse(p, policy.Verdict{Reason: "only TCP, UDP and ICMP echo are carried"})
+	}
+}
+
+// fromApp tells whether the source of a packet is the app's own address.
+func (in *intake) fromApp(p netns.Packet) bool {
+	a := p.Src.Addr()
+	return a == netns.App4 || a == netns.App6 || a.IsLoopback() && p.Dst.Addr().IsLoopback()
+}
+
+// refuse denies a packet: a TCP reset, or an ICMP error that tells the app at
+// once. What was spoofed gets no answer.
+func (in *intake) refuse(p netns.Packet, v policy.Verdict) {
+	in.Log(Event{Verdict: v, Proto: protoName(p.Proto), Dst: p.Dst, Name: in.nameOf(p.Dst.Addr())})
+	switch {
+	case !p.Dst.IsValid() || !in.fromApp(p):
+		_ = in.gate.Drop(p)
+	case p.Proto == unix.IPPROTO_TCP && p.Dst.Port() != 0:
+		_ = in.gate.Reset(p)
+	default:
+		_ = in.gate.Reject(p, netns.Prohibited)
+	}
+}
+
+// nameOf is the name the address was last given out for, for people to read.
+func (in *intake) nameOf(a netip.Addr) string {
+	if names := in.Pins.Names(a, in.Now()); len(names) > 0 {
+		return string(names[0])
+	}
+	return ""
+}
+
+// Decide judges a flow by its address and by the names the address is pinned
+// to. name is the one that it was allowed for, or that it is best known by.
+func (p *Proxy) Decide(proto policy.Proto, dst netip.AddrPort) (v policy.Verdict, name policy.Name) {
+	switch dst.Addr() {
+	case netns.Gateway4, netns.Gateway6, netns.App4, netns.App6:
+		return policy.Verdict{Reason: "it is an address of appfw's own"}, ""
+	}
+	rules := p.Policy()
+	flow := policy.Flow{Proto: proto, Addr: dst.Addr(), Port: dst.Port()}
+	plain := rules.Decide(flow)
+	names := p.Pins.Names(dst.Addr(), p.Now())
+	if len(names) == 0 {
+		return plain, ""
+	}
+	flow.Pinned = true
+	var denied policy.Verdict
+	for i, n := range names {
+		flow.Name = n
+		switch v := rules.Decide(flow); {
+		case v.Allow:
+			return v, n
+		case i == 0:
+			denied = v
+		}
+	}
+	return denied, names[0]
+}
+
+// decideShown judges a flow by a name that it shows, after Decide allowed it.
+func (p *Proxy) decideShown(proto policy.Proto, dst netip.AddrPort, shown policy.Name) policy.Verdict {
+	return p.Policy().Decide(policy.Flow{
+		Proto: proto, Addr: dst.Addr(), Port: dst.Port(),
+		Name: shown, Pinned: p.Pins.Has(dst.Addr(), shown, p.Now()),
+	})
+}
+
+// unreachable translates the error of a dial to what the app is told; ok is
+// false if it is told nothing, and waits like any other client.
+func unreachable(err error) (why netns.Unreachable, ok bool) {
+	switch {
+	case errors.Is(err, unix.ECONNREFUSED):
+		return netns.NoPort, true
+	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EADDRNOTAVAIL), errors.Is(err, unix.EAFNOSUPPORT):
+		return netns.NoNetwork, true
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		return netns.Prohibited, true // the host's own firewall
+	case errors.Is(err, unix.ETIMEDOUT), errors.Is(err, context.Canceled):
+		return 0, false
+	}
+	return netns.NoHost, true
+}
+
+// connListener is a listener that connections are handed to.
+type connListener struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	close  func()
+}
+
+func newConnListener() *connListener {
+	l := &connListener{conns: make(chan net.Conn), closed: make(chan struct{})}
+	l.close = sync.OnceFunc(func() { close(l.closed) })
+	return l
+}
+
+func (l *connListener) hand(c net.Conn) {
+	select {
+	case l.conns <- c:
+	case <-l.closed:
+		c.Close()
+	}
+}
+
+func (l *connListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *connListener) Close() error   { l.close(); return nil }
+func (l *connListener) Addr() net.Addr { return &net.TCPAddr{} }

@@ -1,0 +1,127 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"appfw/policy"
+)
+
+// relay connects the app's connection with the destination's.
+type relay struct {
+	app, out *net.TCPConn
+
+	// judge decides on a name that the connection shows, garbled is told when
+	// it starts like a protocol that shows one and cannot be understood. Both
+	// nil: the connection is not looked at.
+	judge   func(policy.Name) bool
+	garbled func(error)
+}
+
+// run relays until both directions have ended, or ctx. An end of data is passed
+// on as such, an error as a reset. It returns the payload bytes that the app
+// sent, and that it received, and closes both connections.
+func (r *relay) run(ctx context.Context) (sent, received int64) {
+	stop := context.AfterFunc(ctx, r.abort)
+	defer stop()
+	var up, down atomic.Int64
+	var both sync.WaitGroup
+	// The destination may speak first (SSH, SMTP, MySQL): it is not held up by
+	// the look at what the app says.
+	both.Go(func() {
+		if forward(r.app, r.out, &down) != nil {
+			r.abort()
+		}
+	})
+	both.Go(func() {
+		if r.upward(&up) != nil {
+			r.abort()
+		}
+	})
+	both.Wait()
+	r.app.Close()
+	r.out.Close()
+	return up.Load(), down.Load()
+}
+
+// abort resets both connections.
+func (r *relay) abort() {
+	reset(r.app)
+	reset(r.out)
+}
+
+var errDenied = errors.New("denied")
+
+// upward relays from the app. Nothing is passed on before it was judged.
+func (r *relay) upward(count *atomic.Int64) error {
+	if r.judge != nil {
+		if err := r.identify(count); err != nil {
+			return err
+		}
+	}
+	return forward(r.out, r.app, count)
+}
+
+// identify reads until the connection has shown its name, or that it shows
+// none, and passes on what was read.
+func (r *relay) identify(count *atomic.Int64) error {
+	var seen []byte
+	for {
+		b, err := readReady(r.app, smallBuffer)
+		if err != nil && err != io.EOF {
+			return err
+		}
+		seen = append(seen, b.data...)
+		b.release()
+		shown, state, bad := Identify(seen, err == io.EOF)
+		switch {
+		case bad != nil:
+			r.garbled(bad)
+			return errDenied
+		case state == NeedMore && err == nil:
+			continue
+		case state == Named && !r.judge(shown):
+			return errDenied
+		}
+		n, werr := r.out.Write(seen)
+		count.Add(int64(n))
+		if werr != nil {
+			return werr
+		}
+		return nil // at the end of data, forward meets it again
+	}
+}
+
+// forward copies from src to dst until src ends, and then ends dst.
+func forward(dst, src *net.TCPConn, count *atomic.Int64) error {
+	size := smallBuffer
+	for {
+		b, err := readReady(src, size)
+		if err == io.EOF {
+			if err := dst.CloseWrite(); err != nil && !errors.Is(err, unix.ENOTCONN) {
+				return err
+			}
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if len(b.data) == len(*b.whole) {
+			size = largeBuffer // there is more than fits: it is bulk
+		} else if len(b.data) < smallBuffer {
+			size = smallBuffer
+		}
+		n, err := dst.Write(b.data)
+		b.release()
+		count.Add(int64(n))
+		if err != nil {
+			return err
+		}
+	}
+}
