@@ -1,6 +1,6 @@
 module appfw
 
-go 1.26.8
+go 1.26.0
 
 require (
 	github.com/florianl/go-nfqueue/v2 v2.0.2

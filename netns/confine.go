@@ -29,7 +29,7 @@ func confine(u *User) error {
 		break
 	}
 	// uid 0 is a user like others: it gets no capabilities by executing.
-	bits := uintptr(secbitNoRoot | secbitNoRoot<<1 | secbitNoSetuidFixup | secbitNoSetuidFixup<<1 | secbitKeepCapsLocked)
+	bits := uintptr(secbitNoRoot | secbitNoRoot<<1 | secbitNoSetuidFixup | secbitNoSetuidFixup<<1)
 	if err := unix.Prctl(unix.PR_SET_SECUREBITS, bits, 0, 0, 0); err != nil {
 		return fmt.Errorf("set securebits: %w", err)
 	}
@@ -48,9 +48,8 @@ func confine(u *User) error {
 
 // Securebits of linux/securebits.h; the lock of a bit is the bit above it.
 const (
-	secbitNoRoot         = 1 << 0
-	secbitNoSetuidFixup  = 1 << 2
-	secbitKeepCapsLocked = 1 << 5
+	secbitNoRoot        = 1 << 0
+	secbitNoSetuidFixup = 1 << 2
 )
 
 // User is who the app runs as.

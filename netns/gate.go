@@ -2,11 +2,13 @@ package netns
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 
 	"github.com/florianl/go-nfqueue/v2"
 	"golang.org/x/sys/unix"
@@ -31,21 +33,25 @@ type Gate struct {
 	ns    *Namespace
 	queue *nfqueue.Nfqueue
 	raw   map[bool]int // by IPv4 or not: sockets that send whole packets
+
+	drain  netip.Addr // where Drain sends to
+	mu     sync.Mutex
+	drains map[string]chan struct{} // by payload: closed when Run meets it
 }
 
 // OpenGateway opens the gate at the gateway's end of the veth.
 func OpenGateway(ns *Namespace, ipv6 bool) (*Gate, error) {
-	return open(ns, ipv6, ruleset.gateway)
+	return open(ns, ipv6, ruleset.gateway, Gateway4)
 }
 
 // OpenLoopback opens the gate within the app's namespace, on its loopback.
 // Only packets that no socket of the app's receives come to it.
 func OpenLoopback(ns *Namespace, ipv6 bool) (*Gate, error) {
-	return open(ns, ipv6, ruleset.loopback)
+	return open(ns, ipv6, ruleset.loopback, netip.AddrFrom4([4]byte{127, 0, 0, 1}))
 }
 
-func open(ns *Namespace, ipv6 bool, rules func(ruleset, family)) (*Gate, error) {
-	g := &Gate{ns: ns, raw: make(map[bool]int)}
+func open(ns *Namespace, ipv6 bool, rules func(ruleset, family), drain netip.Addr) (*Gate, error) {
+	g := &Gate{ns: ns, drain: drain, raw: make(map[bool]int), drains: make(map[string]chan struct{})}
 	if err := ns.Do(func() error { return g.openSockets(ipv6) }); err != nil {
 		g.Close()
 		return nil, err
@@ -110,11 +116,15 @@ func (g *Gate) Run(ctx context.Context, handle func(p Packet, err error)) error 
 			return 0
 		}
 		if a.Payload == nil {
-			g.Drop(Packet{id: *a.PacketID})
+			_ = g.Drop(Packet{id: *a.PacketID})
 			return 0
 		}
 		p, err := ParsePacket(*a.Payload)
 		p.id = *a.PacketID
+		if err == nil && g.drained(p) {
+			_ = g.Drop(p)
+			return 0
+		}
 		handle(p, err)
 		return 0
 	}, func(err error) int {
@@ -138,6 +148,53 @@ func (g *Gate) Run(ctx context.Context, handle func(p Packet, err error)) error 
 		}
 		return fmt.Errorf("read NFQUEUE: %w", err)
 	}
+}
+
+// Drain waits until Run has handled all packets that the app has sent so far,
+// or until ctx ends. It sends one of its own after them.
+func (g *Gate) Drain(ctx context.Context, app *Namespace) {
+	seen := make(chan struct{})
+	nonce := make([]byte, 16)
+	_, _ = rand.Read(nonce) // never fails
+	g.mu.Lock()
+	g.drains[string(nonce)] = seen
+	g.mu.Unlock()
+	err := app.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return unix.Sendto(fd, nonce, 0, &unix.SockaddrInet4{Addr: g.drain.As4(), Port: drainPort})
+	})
+	if err == nil {
+		select {
+		case <-seen:
+		case <-ctx.Done():
+		}
+	}
+	g.mu.Lock()
+	delete(g.drains, string(nonce))
+	g.mu.Unlock()
+}
+
+// drainPort is where Drain sends to. Nothing listens there.
+const drainPort = 1
+
+// drained tells whether a packet is one of Drain's.
+func (g *Gate) drained(p Packet) bool {
+	if p.Proto != unix.IPPROTO_UDP || p.Dst != netip.AddrPortFrom(g.drain, drainPort) {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	seen := g.drains[string(p.Payload)]
+	if seen == nil {
+		return false
+	}
+	close(seen)
+	delete(g.drains, string(p.Payload))
+	return true
 }
 
 // Accept lets the packet in: a SYN to a listener, a datagram to the socket

@@ -51,6 +51,7 @@ func (c Command) start(ns *Namespace) (int, error) {
 	if err := unix.Setns(int(ns.file.Fd()), unix.CLONE_NEWNET); err != nil {
 		return 0, fmt.Errorf("enter the app's network namespace: %w", err)
 	}
+	c.permit()
 	if err := c.View.mount(); err != nil {
 		return 0, err
 	}
@@ -78,6 +79,18 @@ func (c Command) start(ns *Namespace) (int, error) {
 		return 0, &ExecError{c.Args[0], err}
 	}
 	return pid, nil
+}
+
+// permit lets the app do in its own namespace what needs no capability on most
+// hosts: send echo requests (icmp(7)), and what root expects: bind ports below
+// 1024 (ip(7)). Where /proc/sys cannot be written, it has to do without.
+func (c Command) permit() {
+	gid := os.Getegid()
+	if c.User != nil {
+		gid = int(c.User.GID)
+	}
+	_ = os.WriteFile("/proc/sys/net/ipv4/ping_group_range", fmt.Appendf(nil, "%d %d", gid, gid), 0)
+	_ = os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("0"), 0)
 }
 
 // lookPath finds a program as execvp(3) does, with the rights of the calling

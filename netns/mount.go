@@ -57,7 +57,16 @@ func (v View) mount() error {
 			return fmt.Errorf("replace %s: %w", path, err)
 		}
 	}
-	return m.close()
+	if err := m.close(); err != nil {
+		return err
+	}
+	// File capabilities are not looked at: a program that has some (ping) is
+	// then executed without them, instead of being refused (execve(2), EPERM).
+	err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID})
+	if err != nil {
+		return fmt.Errorf("make mounts nosuid: %w", err)
+	}
+	return nil
 }
 
 // mounter works in its thread's mount namespace.

@@ -56,6 +56,8 @@ func BenchmarkDecide(b *testing.B) {
 	p := fromFile(b, "deny", prefixList(100000))
 	b.Run("prefixes=100000/miss", decide(p, flow("", addr), true))
 	b.Run("prefixes=100000/hit", decide(p, flow("", netip.MustParseAddr("20.1.2.3")), false))
+	p = fromFile(b, "allow", []byte("a.example"))
+	b.Run("no rule allows it", decide(p, flow("www.shop.example", addr), false))
 	p = fromFile(b, "deny", nameList(1000), "deny", "any", "allow", "*.shop.example:443")
 	b.Run("carve-out", decide(p, flow("www.shop.example", addr), true))
 }

@@ -1,8 +1,10 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 
 	"github.com/gaissmai/bart"
@@ -121,7 +123,11 @@ func (b *builder) openFile(l Line, name string) (io.ReadCloser, string, error) {
 	}
 	f, err := b.open(name)
 	if err != nil {
-		return nil, "", &SyntaxError{Pos: l.Pos, Word: l.Arg, Msg: err.Error()}
+		var path *fs.PathError // says the name as it is, which may hold any bytes
+		if errors.As(err, &path) {
+			err = path.Err
+		}
+		return nil, "", &SyntaxError{Pos: l.Pos, Word: l.Arg, Msg: fmt.Sprintf("cannot open %.80q: %v", name, err)}
 	}
 	return f, name, nil
 }

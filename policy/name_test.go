@@ -55,23 +55,6 @@ func TestParseName(t *testing.T) {
 	}
 }
 
-func TestNameWithin(t *testing.T) {
-	for _, tt := range []struct {
-		n, zone Name
-		want    bool
-	}{
-		{"a.example.com", "example.com", true},
-		{"a.b.example.com", "example.com", true},
-		{"example.com", "example.com", false},
-		{"evilexample.com", "example.com", false},
-		{"com", "example.com", false},
-	} {
-		if got := tt.n.within(tt.zone); got != tt.want {
-			t.Errorf("%s within %s: %v", tt.n, tt.zone, got)
-		}
-	}
-}
-
 func errText(err error) string {
 	if err == nil {
 		return ""

@@ -91,12 +91,8 @@ func (p *Policy) Decide(f Flow) Verdict {
 		return Verdict{Reason: kind + " addresses are not carried"}
 	}
 
-	var buffer [8]match // most flows match few rules: no need of the heap
-	all := buffer[:0]
-	for _, r := range p.any {
-		all = append(all, match{rule: r, host: r.host})
-	}
-	all = append(all, p.matchAddr(addr)...)
+	var buffer [8]match                             // most flows match few rules: no need of the heap
+	all := append(buffer[:0], p.matchAddr(addr)...) // the narrowest first
 	if outer := f.Addr.WithZone("").Unmap(); outer != addr {
 		// What denies the address that embeds another denies, too.
 		for _, x := range p.matchAddr(outer) {
@@ -108,6 +104,7 @@ func (p *Policy) Decide(f Flow) Verdict {
 	if f.Name != "" {
 		all = p.matchName(all, f.Name)
 	}
+	all = p.matchAny(all)
 	unpinned := false // an allow rule would match the name if it were pinned
 	matches := all[:0]
 	for _, x := range all {
@@ -188,11 +185,7 @@ func (p *Policy) judge(f Flow, addr netip.Addr, kind string, matches []match, un
 // DecideName says whether the name may be resolved: whether some flow to it
 // could be allowed. Nothing is asked upstream for a name that is denied here.
 func (p *Policy) DecideName(n Name) Verdict {
-	var all []match
-	for _, r := range p.any {
-		all = append(all, match{rule: r, host: r.host})
-	}
-	all = p.matchName(all, n)
+	all := p.matchAny(p.matchName(nil, n))
 
 	// Between two ports at which a rule begins or ends the verdict is the same.
 	turns := []uint16{1, 854, 5354, 5356} // 1, and after the guarded ones
@@ -279,6 +272,14 @@ func (p *Policy) matchAddr(a netip.Addr) (found []match) {
 			h := host{kind: addresses, prefixes: []netip.Prefix{prefix}}
 			found = append(found, match{rule: l.rule, host: h, loopback: isLoopback(prefix), list: l, line: int(line)})
 		}
+	}
+	return found
+}
+
+// matchAny appends the rules that match every host.
+func (p *Policy) matchAny(found []match) []match {
+	for _, r := range p.any {
+		found = append(found, match{rule: r, host: r.host})
 	}
 	return found
 }

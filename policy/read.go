@@ -24,7 +24,7 @@ func ReadLines(name string, r io.Reader) ([]Line, error) {
 			return nil
 		case strings.HasPrefix(fields[0].text, "--"):
 			pos.Column = fields[0].column
-			return &SyntaxError{Pos: pos, Word: fields[0].text, Msg: "a policy file has the flags without dashes", Hint: strings.TrimLeft(fields[0].text, "-")}
+			return &SyntaxError{Pos: pos, Word: fields[0].text, Msg: "a policy file has the flags without dashes", Hint: nearest(strings.TrimLeft(fields[0].text, "-"), words)}
 		case len(fields) == 1:
 			pos.Column = fields[0].column
 			return &SyntaxError{Pos: pos, Word: fields[0].text, Msg: "something must follow this word"}

@@ -125,9 +125,9 @@ func TestFiles(t *testing.T) {
 	for _, tt := range []struct{ word, arg, want string }{
 		{"policy", "loop", `loop:1:8: "loop": policy files include each other more than 8 deep`},
 		{"policy", "worse", `bad:2:17: "http": port is not a number from 1 to 65535`},
-		{"policy", "missing", `missing:1:8: "no/such": open no/such: file does not exist`},
+		{"policy", "missing", `missing:1:8: "no/such": cannot open "no/such": file does not exist`},
 		{"policy", "", `--policy: empty file name`},
-		{"deny", "@none", `--deny: "@none": open none: file does not exist`},
+		{"deny", "@none", `--deny: "@none": cannot open "none": file does not exist`},
 		{"deny", "@badlist", `badlist:2:4: "way": only one entry a line, or an address and its names (hosts(5))`},
 	} {
 		_, err := Compile(Config{Lines: word(tt.word, tt.arg), Open: fsys.open})
@@ -149,6 +149,7 @@ func TestListEntries(t *testing.T) {
 		{word: "deny", list: ".x.example", lines: []string{"allow", "x.example"}, name: "x.example", want: true},
 		{word: "deny", list: ".x.example", lines: []string{"allow", "*.x.example"}, name: "a.x.example", want: true},
 		{word: "deny", list: "*.x.example", lines: []string{"allow", ".x.example"}, name: "a.x.example"},
+		{word: "deny", list: ".x.example", name: "x.example"},
 		{word: "deny", list: "x.example", lines: []string{"allow", "x.example"}, name: "x.example"},
 		{word: "deny", list: ".x.example\nx.example", lines: []string{"allow", "x.example"}, name: "x.example"},
 		{word: "allow", list: ".x.example", lines: []string{"deny", ".x.example"}, name: "a.x.example"},

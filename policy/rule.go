@@ -136,7 +136,8 @@ func parseDestination(s string) (h host, sc scope, ports bool, err error) {
 		return h, sc, false, &wordError{word: s, msg: "empty destination; every destination is written any"}
 	}
 	if i := strings.Index(s, "://"); i >= 0 {
-		return h, sc, false, &wordError{word: s[:i+3], msg: "a destination has no scheme", hint: strings.SplitN(s[i+3:], "/", 2)[0]}
+		hint, _, _ := strings.Cut(s[i+3:], "/")
+		return h, sc, false, &wordError{word: s[:i+3], msg: "a destination has no scheme", hint: ifValid(hint)}
 	}
 	hostPart, portPart, protoPart, err := splitDestination(s)
 	if err != nil {
@@ -172,13 +173,21 @@ func parseDestination(s string) (h host, sc scope, ports bool, err error) {
 	return h, sc, portPart != "", nil
 }
 
+// ifValid is s if that is a destination, else "": a hint has to be good.
+func ifValid(s string) string {
+	if _, _, _, err := parseDestination(s); err != nil {
+		return ""
+	}
+	return s
+}
+
 // splitDestination takes the parts of a destination apart. What follows the
 // last slash is a protocol if it starts with a letter, else a prefix length.
 func splitDestination(s string) (host, ports, proto string, err error) {
 	rest := s
 	if i := strings.LastIndexByte(s, '/'); i >= 0 {
 		if proto, ports, ok := strings.Cut(s[i+1:], ":"); ok && slices.Contains(protoNames[:], proto) {
-			hint := s[:i] + ":" + ports + "/" + proto
+			hint := ifValid(s[:i] + ":" + ports + "/" + proto)
 			return "", "", "", &wordError{word: s, msg: "ports come before the protocol", hint: hint}
 		}
 	}

@@ -88,6 +88,7 @@ func TestDestinationErrors(t *testing.T) {
 		{":443", `p:7:8: empty host; every host is written any`},
 		{"/tcp", `p:7:8: empty host; every host is written any`},
 		{"https://example.com/x", `p:7:8: "https://": a destination has no scheme (did you mean example.com?)`},
+		{"http://\x1b[2J", `p:7:8: "http://": a destination has no scheme`},
 
 		{"a.example:", `p:7:8: "a.example:": no port after the colon`},
 		{"a.example:http", `p:7:18: "http": port is not a number from 1 to 65535`},

@@ -124,6 +124,7 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 	}()
 	go watch.pass(pid, control)
 	status := await(pid, control)
+	g.drain()
 	cancel()
 	serving.Wait()
 	if err := report.close(); err != nil {
@@ -168,6 +169,14 @@ func openGateway() (*gateway, error) {
 	}
 	g.tcp53, g.udp53, err = netns.ListenDNS(outer, ipv6)
 	return g, err
+}
+
+// drain lets the last packets of an app that has exited be judged and recorded.
+func (g *gateway) drain() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	g.gate.Drain(ctx, g.app)
+	g.loopback.Drain(ctx, g.app)
 }
 
 // parallel runs the functions at the same time and joins their errors.

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"net/netip"
+	"testing"
+)
+
+func TestAllowedName(t *testing.T) {
+	both(t, func(w *world) {
+		for _, family := range []string{"-4", "-6"} {
+			out := w.ok(w.run("--allow", "example.com", "--", "curl", "-sS", family, "https://example.com"))
+			if out != "hello from example.com\n" {
+				t.Errorf("curl %s: %q", family, out)
+			}
+		}
+		out := w.ok(w.run("--allow", "*.example.com:80", "--", "curl", "-sS", "http://www.example.com"))
+		wants(t, out, "hello from www.example.com")
+	})
+}
+
+func TestDeniedName(t *testing.T) {
+	both(t, func(w *world) {
+		w.denied(w.run("--allow", "example.com", "--", "curl", "-sS", "https://other.example"),
+			"appfw: denied dns other.example: no rule allows it (to allow: --allow other.example)\n")
+		w.denied(w.run("--", "curl", "-sS", "https://other.example"), "denied dns other.example: the policy has no rules")
+		w.denied(w.run("--default", "allow", "--deny", ".example", "--", "curl", "-sS", "https://other.example"),
+			"denied dns other.example: the rule --deny .example (command line) denies it")
+		w.untouched(w.other)
+		if w.Zone().Asked("other.example") {
+			t.Error("a denied name was asked for")
+		}
+	})
+}
+
+// An address that the app brought along is judged by address rules alone.
+func TestBroughtAlongAddress(t *testing.T) {
+	both(t, func(w *world) {
+		w.denied(w.run("--allow", "example.com", "--", "curl", "-sS", "http://11.22.0.20"),
+			"appfw: denied tcp 11.22.0.20:80: no rule allows it (to allow: --allow 11.22.0.20:80)\n")
+		w.denied(w.run("--allow", "example.com", "--", "curl", "-sS", "http://[2a0d:aaaa::20]"),
+			"appfw: denied tcp [2a0d:aaaa::20]:80: no rule allows it (to allow: --allow [2a0d:aaaa::20]:80)\n")
+		w.denied(w.run("--allow", "other.example", "--", "curl", "-sS", "--resolve", "other.example:443:11.22.0.20", "https://other.example"),
+			"denied tcp 11.22.0.20:443")
+		w.untouched(w.other)
+		wants(t, w.ok(w.run("--allow", "11.22.0.0/24:80/tcp", "--", "curl", "-sS", "http://11.22.0.20")), "hello from 11.22.0.20")
+	})
+}
+
+// Two names on one address: the one that is not allowed is refused by what the
+// flow shows, and the server never hears of it.
+func TestShownName(t *testing.T) {
+	both(t, func(w *world) {
+		w.denied(w.run("--allow", "example.com", "--", "curl", "-sS", "--connect-to", "shared.example:443:example.com:443", "https://shared.example"),
+			"denied tcp shared.example:443: the name shared.example was not resolved to this address")
+		w.denied(w.run("--allow", "example.com", "--", "curl", "-sS", "-H", "Host: shared.example", "http://example.com"),
+			"denied tcp shared.example:80: the name shared.example was not resolved to this address")
+		w.denied(w.run("--default", "allow", "--deny", "shared.example", "--", "curl", "-sS", "-k", "--connect-to", "shared.example:443:11.22.0.10:443", "https://shared.example"),
+			"denied tcp shared.example:443: the rule --deny shared.example (command line) denies it")
+		two := `printf 'GET / HTTP/1.1\r\nHost: example.com\r\nHost: shared.example\r\n\r\n' | ncat example.com 80`
+		w.denied(w.run("--allow", "example.com", "--", "sh", "-c", two), "the HTTP request names more than one host")
+		wants(t, w.ok(w.run("--allow", "example.com", "--allow", "shared.example", "--", "curl", "-sS", "https://example.com", "https://shared.example")),
+			"hello from example.com", "hello from shared.example")
+	})
+}
+
+// A name's owner cannot point the app at the LAN.
+func TestRebinding(t *testing.T) {
+	both(t, func(w *world) {
+		w.Zone().Set("rebind.example. 60 IN A 10.1.2.3", "rebind6.example. 60 IN AAAA ::ffff:169.254.169.254")
+		r := w.run("--allow", "*.example", "--", "curl", "-sS", "http://rebind.example")
+		w.denied(r, "denied tcp rebind.example:80: the name leads to a private address, which no rule allows (to allow: --allow 10.1.2.3:80)")
+		w.denied(w.run("--allow", "*.example", "--", "curl", "-sS", "http://rebind6.example"), "curl:")
+		if n := w.Packets(netip.MustParseAddr("10.1.2.3")); n != 0 {
+			t.Errorf("%d packets to 10.1.2.3", n)
+		}
+	})
+}

@@ -1,0 +1,10 @@
+//go:build !race
+
+package main
+
+import "time"
+
+var buildFlags []string
+
+// failFast is how fast a denied program fails: the promise is a second.
+const failFast = time.Second

@@ -1,0 +1,10 @@
+//go:build race
+
+package main
+
+import "time"
+
+// Under the race detector, the program under test has it, too.
+var buildFlags = []string{"-race"}
+
+const failFast = 10 * time.Second

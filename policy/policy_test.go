@@ -1,0 +1,384 @@
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+func compile(tb testing.TB, text string) *Policy {
+	tb.Helper()
+	lines, err := ReadLines("p", strings.NewReader(text))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p, err := Compile(Config{Lines: lines})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return p
+}
+
+// parseFlow reads "tcp 93.184.216.34 443 example.com", "icmp 10.0.0.1"; a name
+// is pinned unless it is written "?name".
+func parseFlow(tb testing.TB, s string) Flow {
+	tb.Helper()
+	w := strings.Fields(s)
+	proto, err := ParseProto(w[0])
+	if err != nil {
+		tb.Fatal(err)
+	}
+	f := Flow{Proto: proto, Addr: netip.MustParseAddr(w[1])}
+	if proto != ICMP {
+		port, err := strconv.ParseUint(w[2], 10, 16)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		f.Port, w = uint16(port), w[1:]
+	}
+	if len(w) > 2 {
+		name, shown := strings.CutPrefix(w[2], "?")
+		f.Name, f.Pinned = Name(name), !shown
+	}
+	return f
+}
+
+const (
+	noRule   = "- no rule allows it"
+	byRule   = "+ no rule denies it"
+	private  = "- the name leads to a private address, which no rule allows"
+	resolver = " is for resolvers, which only a rule with that port allows"
+	loopback = "- the host's loopback is reached only if a rule names it"
+)
+
+// Each case: a policy, and flows with what is said of them: "+3" and "-3" mean
+// that the rule in line 3 allows or denies it, "+3n" that it allows the name.
+var decisions = []struct {
+	about, policy string
+	flows         []string // flow => verdict
+}{
+	// 1. Order never matters; the narrower rule wins.
+	{"deny any and an allow open one name", "deny any\nallow example.com", []string{
+		"tcp 93.184.216.34 443 example.com => +2n",
+		"udp 93.184.216.34 443 example.com => +2n",
+		"icmp 93.184.216.34 example.com => +2n",
+		"tcp 93.184.216.34 443 www.example.com => -1",
+		"tcp 93.184.216.34 443 => -1",
+	}},
+	{"the same, turned round", "allow example.com\ndeny any", []string{
+		"tcp 93.184.216.34 443 example.com => +1n",
+		"tcp 93.184.216.34 443 other.example => -2",
+	}},
+	{"an allow wider in protocol is no carve-out", "deny any/udp\nallow example.com", []string{
+		"tcp 93.184.216.34 443 example.com => +2n",
+		"udp 93.184.216.34 443 example.com => -1",
+		"icmp 93.184.216.34 example.com => +2n",
+		"tcp 93.184.216.34 443 other.example => " + noRule,
+	}},
+	{"an allow within the protocol is one", "deny any/udp\nallow example.com:443/udp\nallow example.com/tcp", []string{
+		"udp 93.184.216.34 443 example.com => +2n",
+		"udp 93.184.216.34 444 example.com => -1",
+		"tcp 93.184.216.34 444 example.com => +3n",
+	}},
+	{"a deny below a wildcard shuts", "allow *.example.com:443\ndeny ads.example.com", []string{
+		"tcp 93.184.216.34 443 ads.example.com => -2",
+		"tcp 93.184.216.34 443 a.b.example.com => +1n",
+		"tcp 93.184.216.34 443 example.com => " + noRule,
+		"tcp 93.184.216.34 443 badexample.com => " + noRule,
+		"tcp 93.184.216.34 80 a.example.com => " + noRule,
+		"tcp 93.184.216.34 443 x.ads.example.com => +1n",
+	}},
+	{"equal is not more: deny wins", "allow x.example:443\ndeny x.example:443\nallow any\ndeny any", []string{
+		"tcp 93.184.216.34 443 x.example => -2",
+		"tcp 93.184.216.34 80 x.example => -4",
+	}},
+	{"more ports or more hosts, but not both ways", "deny *.x.example:443\nallow a.x.example:80,443\nallow b.x.example:443/tcp", []string{
+		"tcp 93.184.216.34 443 a.x.example => -1",
+		"tcp 93.184.216.34 80 a.x.example => +2n",
+		"tcp 93.184.216.34 443 b.x.example => +3n",
+		"udp 93.184.216.34 443 b.x.example => -1",
+	}},
+	{"the same host with fewer ports is a carve-out", "deny x.example\nallow x.example:443/tcp", []string{
+		"tcp 93.184.216.34 443 x.example => +2n",
+		"tcp 93.184.216.34 80 x.example => -1",
+		"udp 93.184.216.34 443 x.example => -1",
+	}},
+	{"port ranges", "deny x.example:8000-8999\nallow x.example:8080-8089\nallow x.example:8990-9000", []string{
+		"tcp 93.184.216.34 8080 x.example => +2n",
+		"tcp 93.184.216.34 8995 x.example => -1",
+		"tcp 93.184.216.34 9000 x.example => +3n",
+	}},
+	{"*.name lies within .name, not the other way", "deny .x.example\nallow *.x.example\ndeny *.y.example\nallow .y.example", []string{
+		"tcp 93.184.216.34 443 a.x.example => +2n",
+		"tcp 93.184.216.34 443 x.example => -1",
+		"tcp 93.184.216.34 443 a.y.example => -3",
+		"tcp 93.184.216.34 443 y.example => +4n",
+	}},
+	{"each deny wants a carve-out, any allow may be it", "deny *.example.com\ndeny any/tcp\nallow a.example.com\nallow a.example.com:443/tcp\nallow b.example.com", []string{
+		"tcp 93.184.216.34 443 a.example.com => +3n",
+		"tcp 93.184.216.34 443 b.example.com => -2",
+		"udp 93.184.216.34 443 b.example.com => +5n",
+	}},
+	{"a prefix lies within shorter ones", "allow 10.0.0.0/24\ndeny 10.0.0.13\nallow 10.0.0.13:22/tcp\ndeny private", []string{
+		"tcp 10.0.0.12 80 => +1",
+		"tcp 10.0.0.13 80 => -2",
+		"tcp 10.0.0.13 22 => +3",
+		"tcp 10.0.1.1 80 => -4",
+		"icmp 10.0.0.12 => +1",
+		"tcp fd00::1 80 => -4",
+	}},
+	{"a name and a prefix never contain each other", "deny 93.184.216.0/24\nallow example.com\nallow 93.184.217.0/24\ndeny bad.example\nallow any", []string{
+		"tcp 93.184.216.34 443 example.com => -1",
+		"tcp 93.184.217.34 443 bad.example => -4",
+		"tcp 93.184.217.34 443 good.example => +3",
+		"tcp 93.184.218.34 443 example.com => +5",
+	}},
+	{"the families are apart", "allow ::/0\nallow 0.0.0.0/1", []string{
+		"tcp 2606:4700::1 443 => +1",
+		"tcp 93.184.216.34 443 => +2",
+		"tcp 193.0.0.1 443 => " + noRule,
+	}},
+
+	// 2. What no rule matches.
+	{"no rules", "", []string{"tcp 93.184.216.34 443 => - the policy has no rules"}},
+	{"only deny rules", "deny *.ads.example", []string{
+		"tcp 93.184.216.34 443 => " + byRule,
+		"tcp 93.184.216.34 443 x.ads.example => -1",
+		"tcp 10.0.0.1 443 => " + byRule,
+		"tcp 127.0.0.1 443 => " + loopback,
+		"tcp ::1 443 => " + loopback,
+		"udp ::ffff:127.0.0.1 443 => " + loopback,
+	}},
+	{"any allow rule", "allow x.example\ndeny y.example", []string{"tcp 93.184.216.34 443 => " + noRule}},
+	{"default deny", "default deny\ndeny x.example", []string{
+		"tcp 93.184.216.34 443 x.example => -2",
+		"tcp 93.184.216.34 443 => - default deny (p:1)",
+	}},
+	{"default allow", "allow x.example:443\ndeny x.example\ndefault allow", []string{
+		"tcp 93.184.216.34 443 x.example => +1n",
+		"tcp 93.184.216.34 80 x.example => -2",
+		"tcp 93.184.216.34 80 => + default allow (p:3)",
+		"tcp 127.0.0.1 80 => " + loopback,
+	}},
+	{"any does not name the loopback", "allow any\nallow 0.0.0.0/0\nallow ::/0", []string{
+		"tcp 93.184.216.34 443 => +2",
+		"tcp fd00::1 443 => +3",
+		"tcp 127.0.0.1 443 => " + loopback,
+		"tcp ::1 443 => " + loopback,
+		"tcp 2002:7f00:1:: 443 => " + loopback,
+	}},
+	{"a rule names it", "allow localhost:5432\nallow 127.0.0.53:53/udp\ndeny any", []string{
+		"tcp 127.0.0.1 5432 => +1",
+		"tcp ::1 5432 => +1",
+		"tcp ::ffff:127.0.0.1 5432 => +1",
+		"tcp 127.0.0.1 5433 => -3",
+		"udp 127.0.0.53 53 => +2",
+		"tcp 127.0.0.1 5432 rebound.example => +1",
+	}},
+	{"a name does not name it", "allow x.example", []string{
+		"tcp 127.0.0.1 80 x.example => - the name leads to a loopback address, which no rule allows",
+	}},
+
+	// 3. Special addresses.
+	{"an allowed name stays outside", "allow x.example\nallow .x.example:443", []string{
+		"tcp 93.184.216.34 443 x.example => +1n",
+		"tcp 10.0.0.1 443 x.example => " + private,
+		"tcp fd00:ec2::254 80 x.example => " + private,
+		"tcp 169.254.169.254 80 x.example => - the name leads to a link-local address, which no rule allows",
+		"tcp 192.0.0.1 80 x.example => - the name leads to a reserved address, which no rule allows",
+		"tcp ::ffff:10.0.0.1 443 x.example => " + private,
+		"tcp 64:ff9b::10.0.0.1 443 x.example => " + private,
+		"tcp 2002:a00:1:: 443 x.example => " + private,
+		"tcp 2001:0:4136:e378:8000:63bf:f5ff:fffe 443 x.example => " + private,
+		"tcp 2606:4700::5efe:10.0.0.1 443 x.example => " + private,
+		"tcp fd00::5efe:8.8.8.8 443 x.example => " + private,
+		"tcp 64:ff9b::8.8.8.8 443 x.example => +1n",
+		"tcp 2002:808:808:: 443 x.example => +1n",
+	}},
+	{"unless a rule allows the prefix", "allow x.example\nallow 10.0.0.0/8:443", []string{
+		"tcp 10.0.0.1 443 x.example => +2",
+		"tcp 10.0.0.1 80 x.example => " + private,
+		"tcp ::ffff:10.0.0.1 443 => +2",
+		"tcp 64:ff9b::10.0.0.1 443 => +2",
+		"tcp 2002:a00:1:: 443 => +2",
+		"tcp 2606:4700::5efe:10.0.0.1 443 => +2",
+		"tcp 2001:0:4136:e378:8000:63bf:f5ff:fffe 443 => +2",
+	}},
+	{"a name's carve-out does not hold there either", "deny any\nallow x.example", []string{
+		"tcp 10.0.0.1 443 x.example => -1",
+	}},
+	{"deny of what is embedded, and of what embeds", "deny 10.0.0.0/8\ndeny 2002::/16\nallow any\nallow 8.8.8.8", []string{
+		"tcp 64:ff9b::10.0.0.1 443 => -1",
+		"tcp ::ffff:10.0.0.1 443 => -1",
+		"tcp 2001:0:4136:e378:8000:63bf:f5ff:fffe 443 => -1",
+		"tcp 2606:4700::5efe:10.0.0.1 443 => -1",
+		"tcp 2002:808:808:: 443 => -2",
+		"tcp 64:ff9b::8.8.8.8 443 => +4",
+	}},
+	{"an allow is for what is embedded alone", "allow 64:ff9b::/96\nallow fd00::/8", []string{
+		"tcp 64:ff9b::8.8.8.8 443 => " + noRule,
+		"tcp fd00::5efe:8.8.8.8 443 => " + noRule,
+		"tcp fd00::1 443 => +2",
+	}},
+	{"not carried, whatever the rules", "allow any\nallow multicast\nallow x.example\nallow 0.0.0.0/8", []string{
+		"udp 239.1.2.3 1900 => - multicast addresses are not carried",
+		"udp ff02::1 1900 x.example => - multicast addresses are not carried",
+		"udp 255.255.255.255 67 => - broadcast addresses are not carried",
+		"tcp 0.0.0.0 80 => - this host addresses are not carried",
+		"tcp :: 80 => - this host addresses are not carried",
+	}},
+
+	// 4. Pins.
+	{"a name that is only shown", "allow x.example\nallow 93.184.216.0/24:443\ndeny bad.example", []string{
+		"tcp 8.8.8.8 443 ?x.example => - the name x.example was not resolved to this address",
+		"tcp 93.184.216.34 443 ?x.example => +2",
+		"tcp 93.184.216.34 443 x.example => +2",
+		"tcp 93.184.216.34 443 ?other.example => +2",
+		"tcp 93.184.216.34 443 ?bad.example => -3",
+		"tcp 8.8.8.8 443 ?bad.example => -3",
+		"tcp 8.8.8.8 443 ?other.example => " + noRule,
+	}},
+	{"a carve-out holds for a pinned name alone", "deny *.x.example\nallow a.x.example\nallow any", []string{
+		"tcp 8.8.8.8 443 a.x.example => +3",
+		"tcp 8.8.8.8 443 ?a.x.example => -1",
+	}},
+
+	// DESIGN, section 3: resolvers other than ours.
+	{"guarded ports", "allow any\nallow 9.9.9.9:853/tcp\nallow x.example\nallow y.example:5353", []string{
+		"tcp 9.9.9.9 853 => +2",
+		"udp 9.9.9.9 853 => - port 853" + resolver,
+		"tcp 8.8.8.8 853 => - port 853" + resolver,
+		"udp 8.8.8.8 5353 x.example => - port 5353" + resolver,
+		"udp 8.8.8.8 5353 y.example => +4n",
+		"udp 8.8.8.8 5355 => - port 5355" + resolver,
+	}},
+	{"guarded ports by default", "default allow", []string{
+		"tcp 8.8.8.8 853 => - port 853" + resolver,
+		"tcp 8.8.8.8 854 => + default allow (p:1)",
+	}},
+}
+
+func TestDecide(t *testing.T) {
+	for _, tt := range decisions {
+		p := compile(t, tt.policy)
+		for _, row := range tt.flows {
+			flow, want, _ := strings.Cut(row, " => ")
+			v := p.Decide(parseFlow(t, flow))
+			got := "- " + v.Reason
+			if v.Allow {
+				got = "+ " + v.Reason
+			}
+			if v.Rule != nil {
+				got = fmt.Sprintf("%.1s%d", got, v.Rule.Pos.Line)
+				how := map[bool]string{true: "allows", false: "denies"}[v.Allow]
+				if reason := fmt.Sprintf("the rule %s (p:%d) %s it", v.Rule.Text, v.Rule.Pos.Line, how); v.Reason != reason {
+					t.Errorf("%s: reason %q, want %q", flow, v.Reason, reason)
+				}
+			}
+			if v.ByName {
+				got += "n"
+			}
+			if got != want {
+				t.Errorf("%s: %s:\n got %s\nwant %s", tt.about, flow, got, want)
+			}
+		}
+	}
+}
+
+// A hint is a flag that would allow the flow, and is safe to paste.
+func TestHint(t *testing.T) {
+	for _, tt := range []struct{ policy, flow, want string }{
+		{"allow a.example", "tcp 8.8.8.8 443 evil.example", "evil.example:443"},
+		{"allow a.example", "udp 8.8.8.8 443 evil.example", "evil.example:443/udp"},
+		{"allow a.example", "tcp 8.8.8.8 443 ?evil.example", "8.8.8.8:443"}, // the name would not do
+		{"allow a.example", "tcp 8.8.8.8 443 ?a.example", ""},
+		{"allow a.example", "tcp 10.0.0.1 443 a.example", "10.0.0.1:443"},
+		{"allow a.example", "tcp 10.0.0.1 443 b.example", "10.0.0.1:443"},
+		{"allow a.example", "tcp 8.8.8.8 443 any", "any.:443"}, // not the keyword
+		{"", "icmp fe80::1%eth0", "fe80::1/icmp"},
+		{"", "tcp 2606:4700::1 443", "[2606:4700::1]:443"},
+		{"", "tcp 64:ff9b::8.8.8.8 443", "8.8.8.8:443"},
+		{"deny a.example", "tcp ::1 5432 b.example", "[::1]:5432"},
+		{"allow any", "udp 9.9.9.9 853 dns.example", "dns.example:853/udp"},
+		{"deny any", "tcp 8.8.8.8 443", ""},
+		{"allow any", "udp 224.0.0.1 443", ""},
+	} {
+		f := parseFlow(t, tt.flow)
+		v := compile(t, tt.policy).Decide(f)
+		if v.Allow || v.Hint != tt.want {
+			t.Errorf("%s: %s: %+v, want hint %q", tt.policy, tt.flow, v, tt.want)
+		}
+		if v.Hint != "" {
+			if v := compile(t, tt.policy+"\nallow "+v.Hint).Decide(f); !v.Allow {
+				t.Errorf("%s: %s: not allowed as hinted: %+v", tt.policy, tt.flow, v)
+			}
+		}
+	}
+}
+
+func TestDecideName(t *testing.T) {
+	for _, tt := range []struct{ policy, name, want string }{
+		{"", "x.example", "- the policy has no rules"},
+		{"allow x.example", "x.example", "+1"},
+		{"allow x.example", "y.example", noRule},
+		{"allow *.x.example", "x.example", noRule},
+		{"allow 10.0.0.0/8", "x.example", noRule},
+		{"allow any", "x.example", "+1"},
+		{"allow any/icmp", "x.example", "+1"},
+		{"deny any", "x.example", "-1"},
+		{"deny any\nallow x.example:443", "x.example", "+2"},
+		{"deny any\nallow x.example:443", "y.example", "-1"},
+		{"deny any:443\nallow x.example:443", "x.example", "+2"},
+		{"deny x.example:443\nallow x.example:443", "x.example", "-1"},
+		{"deny x.example:443\nallow x.example:443,444", "x.example", "+2"},
+		{"deny x.example:443\ndeny x.example:444\nallow x.example:443,444", "x.example", "-1"},
+		{"deny x.example:443\ndeny x.example:444/udp\nallow x.example:443,444", "x.example", "+3"},
+		{"deny y.example", "x.example", byRule},
+		{"deny y.example:443", "y.example", byRule},
+		{"deny y.example/tcp\ndeny y.example/udp", "y.example", byRule}, // ICMP is left
+		{"deny y.example/tcp\ndeny y.example/udp\ndeny y.example/icmp", "y.example", "-1"},
+		{"deny y.example:1-65535\ndeny y.example/icmp", "y.example", "-1"},
+		{"default allow\ndeny y.example:443\nallow y.example:443", "y.example", "+ default allow (p:1)"},
+		{"default deny\ndeny x.example:443", "x.example", "- default deny (p:1)"},
+		{"allow x.example\ndeny x.example:1-852\ndeny x.example:856-65535\ndeny x.example/icmp", "x.example", "+1"},
+		{"allow x.example\ndeny x.example:1-852\ndeny x.example:854-5352\ndeny x.example:5354-65535\ndeny x.example/icmp", "x.example", "-2"},
+	} {
+		v := compile(t, tt.policy).DecideName(Name(tt.name))
+		got := map[bool]string{true: "+", false: "-"}[v.Allow]
+		if v.Rule != nil {
+			got += strconv.Itoa(v.Rule.Pos.Line)
+		} else {
+			got += " " + v.Reason
+		}
+		if got != tt.want {
+			t.Errorf("%q: %s: got %s, want %s", tt.policy, tt.name, got, tt.want)
+		}
+		if got == noRule && v.Hint != tt.name {
+			t.Errorf("%q: %s: hint %q", tt.policy, tt.name, v.Hint)
+		}
+	}
+}
+
+func TestPolicyFacts(t *testing.T) {
+	for policy, want := range map[string]bool{
+		"deny x.example": true, "deny *.x.example": true, "allow x.example": false, "deny any\ndeny 10.0.0.0/8": false,
+	} {
+		if got := compile(t, policy).JudgesNames(); got != want {
+			t.Errorf("%q judges names: %v", policy, got)
+		}
+	}
+	if !fromFile(t, "deny", []byte("x.example")).JudgesNames() || fromFile(t, "deny", []byte("10.0.0.0/8")).JudgesNames() {
+		t.Error("lists judge names")
+	}
+	if p := compile(t, "allow-unix /run/x"); len(p.Shown) != 1 || p.Decide(parseFlow(t, "tcp 8.8.8.8 80")).Allow {
+		t.Error("allow-unix opens more than a socket")
+	}
+	line := Line{"deny", "any/udp", Pos{"--deny", 0, 1}}
+	p, _ := Compile(Config{Lines: []Line{line}})
+	const want = "the rule --deny any/udp (command line) denies it"
+	if v := p.Decide(parseFlow(t, "udp 8.8.8.8 53")); v.Reason != want {
+		t.Errorf("reason %q, want %q", v.Reason, want)
+	}
+}

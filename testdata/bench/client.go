@@ -1,0 +1,229 @@
+package main
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// clientCommand makes this program the command that tools run: client MODE ADDR DURATION. It prints its figures as
+// a JSON array.
+const clientCommand = "client"
+
+const (
+	chunk = 256 << 10
+	// askers is how many DNS queries are under way at a time.
+	askers = 8
+)
+
+// What a connection's first byte tells the server.
+const (
+	wantSink  = 'o' // read everything, then answer a byte
+	wantData  = 'i' // a duration follows: send for so long
+	wantReply = 'c' // answer a byte
+)
+
+func client(args []string) error {
+	if len(args) != 3 {
+		return errors.New("usage: client MODE ADDR DURATION")
+	}
+	span, err := time.ParseDuration(args[2])
+	if err != nil {
+		return err
+	}
+	run, ok := map[string]func(string, time.Duration) ([]float64, error){
+		"out": sendBulk, "in": receiveBulk, "crr": connectRequestResponse, "dns": askResolver,
+	}[args[0]]
+	if !ok {
+		return fmt.Errorf("no such mode: %s", args[0])
+	}
+	figures, err := run(args[1], span)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(figures)
+}
+
+func sendBulk(addr string, span time.Duration) ([]float64, error) {
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close() }()
+	began := time.Now()
+	if _, err := conn.Write([]byte{wantSink}); err != nil {
+		return nil, err
+	}
+	sent, err := fill(conn, span)
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		return nil, err
+	}
+	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil { // everything has arrived
+		return nil, err
+	}
+	return gigabits(sent, began), nil
+}
+
+func receiveBulk(addr string, span time.Duration) ([]float64, error) {
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close() }()
+	began := time.Now()
+	if _, err := conn.Write(binary.BigEndian.AppendUint64([]byte{wantData}, uint64(span))); err != nil {
+		return nil, err
+	}
+	received, err := drain(conn)
+	return gigabits(received, began), err
+}
+
+func gigabits(bytes int64, began time.Time) []float64 {
+	return []float64{float64(bytes) * 8 / 1e9 / time.Since(began).Seconds()}
+}
+
+// connectRequestResponse makes connection after connection. The server ends each, so that ports are free again.
+func connectRequestResponse(addr string, span time.Duration) ([]float64, error) {
+	var times []float64
+	b := make([]byte, 2)
+	began := time.Now()
+	for time.Since(began) < span {
+		start := time.Now()
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			return nil, fmt.Errorf("after %d connections: %w", len(times), err)
+		}
+		_, err = conn.Write([]byte{wantReply})
+		if err == nil {
+			if _, err = io.ReadFull(conn, b); err == io.ErrUnexpectedEOF { // one byte and the end
+				err = nil
+			}
+		}
+		_ = conn.Close()
+		if err != nil {
+			return nil, fmt.Errorf("after %d connections: %w", len(times), err)
+		}
+		times = append(times, float64(time.Since(start))/float64(time.Microsecond))
+	}
+	rate := float64(len(times)) / time.Since(began).Seconds()
+	slices.Sort(times)
+	return []float64{rate, quantile(times, 0.5), quantile(times, 0.99)}, nil
+}
+
+// askResolver asks for the same name again and again.
+func askResolver(addr string, span time.Duration) ([]float64, error) {
+	if addr == "" {
+		conf, err := dns.ClientConfigFromFile("/etc/resolv.conf")
+		if err != nil {
+			return nil, err
+		}
+		addr = conf.Servers[0]
+	}
+	var answers atomic.Int64
+	errs := make([]error, askers)
+	var asking sync.WaitGroup
+	began := time.Now()
+	for i := range askers {
+		asking.Go(func() { errs[i] = ask(net.JoinHostPort(addr, "53"), began.Add(span), &answers) })
+	}
+	asking.Wait()
+	return []float64{float64(answers.Load()) / time.Since(began).Seconds()}, errors.Join(errs...)
+}
+
+func ask(addr string, until time.Time, answers *atomic.Int64) error {
+	conn, err := net.Dial("udp", addr)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	query, err := new(dns.Msg).SetQuestion(dns.Fqdn(dnsName), dns.TypeA).Pack()
+	if err != nil {
+		return err
+	}
+	for b := make([]byte, 1500); time.Now().Before(until); answers.Add(1) {
+		if _, err := conn.Write(query); err != nil {
+			return err
+		}
+		_ = conn.SetReadDeadline(time.Now().Add(2 * time.Second)) // fails only for a closed connection
+		size, err := conn.Read(b)
+		if err != nil {
+			return err
+		}
+		if size < 12 || b[3]&15 != dns.RcodeSuccess || binary.BigEndian.Uint16(b[6:]) == 0 {
+			return fmt.Errorf("the resolver's answer has no address: %x", b[:size])
+		}
+	}
+	return nil
+}
+
+// serveAll serves connections until the listener is closed.
+func serveAll(l net.Listener) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer func() { _ = conn.Close() }()
+			serve(conn)
+		}()
+	}
+}
+
+// serve does what a client wants. Errors are the client's to report.
+func serve(conn net.Conn) {
+	first := make([]byte, 9)
+	if _, err := io.ReadFull(conn, first[:1]); err != nil {
+		return
+	}
+	switch first[0] {
+	case wantReply:
+		_, _ = conn.Write(first[:1])
+	case wantSink:
+		if _, err := drain(conn); err == nil {
+			_, _ = conn.Write(first[:1])
+		}
+	case wantData:
+		if _, err := io.ReadFull(conn, first[1:]); err == nil {
+			_, _ = fill(conn, time.Duration(binary.BigEndian.Uint64(first[1:])))
+		}
+	}
+}
+
+// fill sends for so long and returns how many bytes it sent.
+func fill(conn net.Conn, span time.Duration) (sum int64, err error) {
+	data := make([]byte, chunk)
+	for began := time.Now(); time.Since(began) < span && err == nil; {
+		var n int
+		n, err = conn.Write(data)
+		sum += int64(n)
+	}
+	return sum, err
+}
+
+// drain reads to the end of data and returns how many bytes there were.
+func drain(conn net.Conn) (sum int64, err error) {
+	data := make([]byte, chunk)
+	for err == nil {
+		var n int
+		n, err = conn.Read(data)
+		sum += int64(n)
+	}
+	if err == io.EOF {
+		err = nil
+	}
+	return sum, err
+}
