@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -32,13 +33,19 @@ func Identify(b []byte, eof bool) (name policy.Name, s State, err error) {
 		name, s, err = identifyHTTP(b)
 	}
 	if err == nil && s == NeedMore && eof {
-		// It ended before it said where to. There is nothing to lead astray.
 		s = Nameless
-		if len(b) > 0 {
+		if Holds(b) {
 			err = errors.New("the connection ended within its first message")
 		}
 	}
 	return name, s, err
+}
+
+// Holds tells whether bytes of which Identify needs more are to be held back. A
+// line without its end is not: no server acts on it, and other protocols than
+// HTTP may wait for an answer to it.
+func Holds(b []byte) bool {
+	return len(b) > 0 && (b[0] == recordHandshake || bytes.IndexByte(b, '\n') >= 0)
 }
 
 // hostName parses HOST of a Host field or a URI: a name, or an address literal,

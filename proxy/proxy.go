@@ -192,6 +192,15 @@ func unreachable(err error) (why netns.Unreachable, ok bool) {
 	return netns.NoHost, true
 }
 
+// shortage tells errors that say nothing of the destination: appfw itself is
+// short of something.
+func shortage(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM)
+}
+
+// errShort is why a flow is refused then.
+var errShort = policy.Verdict{Reason: "appfw has no file descriptor left for it (ulimit -n raises the limit)"}
+
 // connListener is a listener that connections are handed to.
 type connListener struct {
 	conns  chan net.Conn

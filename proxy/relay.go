@@ -72,6 +72,13 @@ func (r *relay) upward(count *atomic.Int64) error {
 // none, and passes on what was read.
 func (r *relay) identify(count *atomic.Int64) error {
 	var seen []byte
+	passed := 0 // of seen
+	pass := func() error {
+		n, err := r.out.Write(seen[passed:])
+		passed += n
+		count.Add(int64(n))
+		return err
+	}
 	for {
 		b, err := readReady(r.app, smallBuffer)
 		if err != nil && err != io.EOF {
@@ -84,17 +91,17 @@ func (r *relay) identify(count *atomic.Int64) error {
 		case bad != nil:
 			r.garbled(bad)
 			return errDenied
-		case state == NeedMore && err == nil:
+		case state == NeedMore && Holds(seen):
 			continue
 		case state == Named && !r.judge(shown):
 			return errDenied
 		}
-		n, werr := r.out.Write(seen)
-		count.Add(int64(n))
-		if werr != nil {
-			return werr
+		if err := pass(); err != nil {
+			return err
 		}
-		return nil // at the end of data, forward meets it again
+		if state != NeedMore {
+			return nil // at the end of data, forward meets it again
+		}
 	}
 }
 

@@ -85,6 +85,10 @@ func (in *intake) dial(p netns.Packet, k flowKey, c *pendingTCP) {
 	delete(in.pending, k)
 	in.mu.Unlock()
 	in.Log(Event{Closed: true, Verdict: c.verdict, Proto: "tcp", Dst: p.Dst, Name: string(c.name), Duration: in.Now().Sub(c.started)})
+	if shortage(err) {
+		in.refuse(p, errShort)
+		return
+	}
 	switch why, ok := unreachable(err); {
 	case !ok:
 		_ = in.gate.Drop(p)

@@ -113,7 +113,11 @@ func (in *intake) open(k flowKey, f *udpFlow) {
 	if err != nil {
 		why, _ := unreachable(err)
 		for _, p := range waiting {
-			_ = in.gate.Reject(p, why)
+			if shortage(err) {
+				in.refuse(p, errShort)
+			} else {
+				_ = in.gate.Reject(p, why)
+			}
 		}
 		in.closed(k, f)
 		return

@@ -208,7 +208,7 @@ func TestHostUntouched(t *testing.T) {
 			case "supervisor":
 				_ = c.Process.Kill()
 			case "gateway":
-				killChild(t, c.Process.Pid)
+				_ = unix.Kill(child(t, c.Process.Pid), unix.SIGKILL)
 			}
 			_ = c.Cmd.Process.Signal(unix.Signal(0))
 			if victim != "none" {
@@ -233,23 +233,6 @@ func TestHostUntouched(t *testing.T) {
 			t.Errorf("the host's network differs after the runs:\n%s\nbefore:\n%s", after, before)
 		}
 	})
-}
-
-// killChild kills the one child of a process.
-func killChild(t *testing.T, pid int) {
-	t.Helper()
-	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	for _, task := range tasks {
-		b, _ := os.ReadFile(task)
-		var child int
-		if _, err := fmt.Sscan(string(b), &child); err == nil {
-			if err := unix.Kill(child, unix.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
-			return
-		}
-	}
-	t.Fatal("the process has no child")
 }
 
 func TestFiftySideBySide(t *testing.T) {

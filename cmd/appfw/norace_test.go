@@ -8,3 +8,5 @@ var buildFlags []string
 
 // failFast is how fast a denied program fails: the promise is a second.
 const failFast = time.Second
+
+const memoryLimitKB = 200 << 10

@@ -8,3 +8,5 @@ import "time"
 var buildFlags = []string{"-race"}
 
 const failFast = 10 * time.Second
+
+const memoryLimitKB = 2 << 20
