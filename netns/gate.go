@@ -32,7 +32,13 @@ type Gate struct {
 
 	ns    *Namespace
 	queue *nfqueue.Nfqueue
-	raw   map[bool]int // by IPv4 or not: sockets that send whole packets
+	raw   map[bool]*os.File // by IPv4 or not: sockets that send whole packets
+
+	unbind  context.CancelFunc
+	running chan struct{} // closed by Run, when handle is set
+	handle  func(Packet, error)
+	failed  chan error
+	closing sync.Once
 
 	drain  netip.Addr // where Drain sends to
 	mu     sync.Mutex
@@ -51,7 +57,10 @@ func OpenLoopback(ns *Namespace, ipv6 bool) (*Gate, error) {
 }
 
 func open(ns *Namespace, ipv6 bool, rules func(ruleset, family), drain netip.Addr) (*Gate, error) {
-	g := &Gate{ns: ns, drain: drain, raw: make(map[bool]int), drains: make(map[string]chan struct{})}
+	g := &Gate{
+		ns: ns, drain: drain, raw: make(map[bool]*os.File), drains: make(map[string]chan struct{}),
+		running: make(chan struct{}), failed: make(chan error, 1),
+	}
 	if err := ns.Do(func() error { return g.openSockets(ipv6) }); err != nil {
 		g.Close()
 		return nil, err
@@ -76,6 +85,9 @@ func (g *Gate) openSockets(ipv6 bool) error {
 		return fmt.Errorf("open NFQUEUE: %w", err)
 	}
 	g.queue = q
+	if err := g.bind(); err != nil {
+		return err
+	}
 
 	for _, v4 := range []bool{true, false} {
 		if !v4 && !ipv6 {
@@ -90,7 +102,7 @@ func (g *Gate) openSockets(ipv6 bool) error {
 		if err != nil {
 			return fmt.Errorf("open raw socket: %w", err)
 		}
-		g.raw[v4] = fd
+		g.raw[v4] = os.NewFile(uintptr(fd), "raw socket")
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, markOwn); err != nil {
 			return fmt.Errorf("mark raw socket: %w", err)
 		}
@@ -105,27 +117,17 @@ func (g *Gate) openSockets(ipv6 bool) error {
 	return nil
 }
 
-// Run calls handle for every packet that waits, one after another, until ctx
-// ends; handle must not block. Each packet needs one call of Accept, Drop,
-// Reset, Reject, ReplyUDP or ReplyEcho, now or later. err tells packets that
-// [ParsePacket] could not make sense of.
-func (g *Gate) Run(ctx context.Context, handle func(p Packet, err error)) error {
-	failed := make(chan error, 1)
+// bind takes the queue. From here on packets wait in it; Run handles them.
+func (g *Gate) bind() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	g.unbind = cancel
 	err := g.queue.RegisterWithErrorFunc(ctx, func(a nfqueue.Attribute) int {
-		if a.PacketID == nil {
-			return 0
+		select {
+		case <-g.running:
+		case <-ctx.Done():
+			return 1
 		}
-		if a.Payload == nil {
-			_ = g.Drop(Packet{id: *a.PacketID})
-			return 0
-		}
-		p, err := ParsePacket(*a.Payload)
-		p.id = *a.PacketID
-		if err == nil && g.drained(p) {
-			_ = g.Drop(p)
-			return 0
-		}
-		handle(p, err)
+		g.packet(a)
 		return 0
 	}, func(err error) int {
 		// ENOBUFS: packets came faster than they were read. The kernel
@@ -133,20 +135,44 @@ func (g *Gate) Run(ctx context.Context, handle func(p Packet, err error)) error 
 		if errors.Is(err, unix.ENOBUFS) {
 			return 0
 		}
-		failed <- err
+		g.failed <- err
 		return 1
 	})
 	if err != nil {
 		return fmt.Errorf("bind NFQUEUE: %w", err)
 	}
+	return nil
+}
+
+// packet handles one message of the queue.
+func (g *Gate) packet(a nfqueue.Attribute) {
+	switch {
+	case a.PacketID == nil:
+	case a.Payload == nil:
+		_ = g.Drop(Packet{id: *a.PacketID})
+	default:
+		p, err := ParsePacket(*a.Payload)
+		p.id = *a.PacketID
+		if err == nil && g.drained(p) {
+			_ = g.Drop(p)
+			return
+		}
+		g.handle(p, err)
+	}
+}
+
+// Run calls handle for every packet that waits, one after another, until ctx
+// ends; handle must not block. It is called once. Each packet needs one call of
+// Accept, Drop, Reset, Reject, ReplyUDP or Consume, now or later. err tells
+// packets that [ParsePacket] could not make sense of.
+func (g *Gate) Run(ctx context.Context, handle func(p Packet, err error)) error {
+	g.handle = handle
+	close(g.running)
 	select {
 	case <-ctx.Done():
-		return nil
-	case err := <-failed:
-		if ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {
-			return nil
-		}
-		return fmt.Errorf("read NFQUEUE: %w", err)
+		return g.Close()
+	case err := <-g.failed:
+		return errors.Join(fmt.Errorf("read NFQUEUE: %w", err), g.Close())
 	}
 }
 
@@ -236,10 +262,24 @@ func (g *Gate) Unreachable(p Packet, why Unreachable) error { return g.send(p, p
 // send sends a whole IP packet to the source of p.
 func (g *Gate) send(p Packet, packet []byte) error {
 	dst := p.Src.Addr()
+	var to unix.Sockaddr
 	if dst.Is4() {
-		return unix.Sendto(g.raw[true], packet, unix.MSG_DONTWAIT, &unix.SockaddrInet4{Addr: dst.As4()})
+		to = &unix.SockaddrInet4{Addr: dst.As4()}
+	} else {
+		to = &unix.SockaddrInet6{Addr: dst.As16()}
 	}
-	return unix.Sendto(g.raw[false], packet, unix.MSG_DONTWAIT, &unix.SockaddrInet6{Addr: dst.As16()})
+	raw := g.raw[dst.Is4()]
+	if raw == nil {
+		return unix.EAFNOSUPPORT
+	}
+	conn, err := raw.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if cerr := conn.Control(func(fd uintptr) { err = unix.Sendto(int(fd), packet, unix.MSG_DONTWAIT, to) }); cerr != nil {
+		return cerr
+	}
+	return err
 }
 
 // DialUDP makes the socket of one UDP flow: it receives what app sends to dst,
@@ -261,16 +301,20 @@ func (g *Gate) DialUDP(app, dst netip.AddrPort) (*net.UDPConn, error) {
 }
 
 // Close closes all sockets. What waits in the queue is dropped by the kernel.
+// Run closes the gate when it ends.
 func (g *Gate) Close() error {
 	var errs []error
-	for _, l := range g.Listeners {
-		errs = append(errs, l.Close())
-	}
-	for _, fd := range g.raw {
-		errs = append(errs, unix.Close(fd))
-	}
-	if g.queue != nil {
-		errs = append(errs, g.queue.Close())
-	}
+	g.closing.Do(func() {
+		for _, l := range g.Listeners {
+			errs = append(errs, l.Close())
+		}
+		if g.queue != nil {
+			g.unbind()
+			errs = append(errs, g.queue.Close())
+		}
+		for _, raw := range g.raw {
+			errs = append(errs, raw.Close())
+		}
+	})
 	return errors.Join(errs...)
 }

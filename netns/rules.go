@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -228,13 +229,13 @@ func ifname(name string) []byte {
 	return b
 }
 
-// install writes rules to the namespace in one transaction. It tries nft's own
-// queue expression first and falls back to the xt target (kernels without
+// install writes rules to the namespace in one transaction: with nft's queue
+// expression, or with the xt target that does the same (kernels without
 // CONFIG_NFT_QUEUE have it through CONFIG_NFT_COMPAT).
 func (ns *Namespace) install(ipv6 bool, write func(ruleset, family)) error {
 	return ns.Do(func() error {
 		var failures []error
-		for _, native := range []bool{true, false} {
+		for _, native := range queueKinds() {
 			conn, err := nftables.New()
 			if err != nil {
 				return fmt.Errorf("open nftables: %w", err)
@@ -249,7 +250,16 @@ func (ns *Namespace) install(ipv6 bool, write func(ruleset, family)) error {
 			}
 			failures = append(failures, err)
 		}
-		return fmt.Errorf("install nftables rules: with the queue expression: %w; with the NFQUEUE target: %w",
-			failures[0], failures[1])
+		return fmt.Errorf("install nftables rules: %w (and: %w)", failures[0], failures[1])
 	})
+}
+
+// queueKinds says in which order to try: native or not. A transaction that
+// fails costs ten milliseconds and more (the kernel looks for a module, and
+// waits for a grace period), so the likelier comes first: the expression where
+// its module is loaded, else the target.
+func queueKinds() []bool {
+	_, err := os.Stat("/sys/module/nft_queue")
+	loaded := err == nil
+	return []bool{loaded, !loaded}
 }

@@ -15,6 +15,7 @@ import (
 type Line struct {
 	Word, Arg string
 	Pos       Pos // of Arg
+	Start     int // column of Word, from 1
 }
 
 // Config is what a policy is compiled from.
@@ -68,14 +69,14 @@ func (b *builder) line(l Line, depth int) error {
 		return nil
 	}
 	pos := l.Pos
-	pos.Column = 1
-	return &SyntaxError{Pos: pos, Word: l.Word, Msg: "unknown word", Hint: nearest(l.Word, words)}
+	pos.Column = l.Start
+	return &SyntaxError{Pos: pos, Word: l.Word, Msg: "unknown word", Hint: Nearest(l.Word, words)}
 }
 
 func (b *builder) setDefault(l Line) error {
 	allow := l.Arg == "allow"
 	if !allow && l.Arg != "deny" {
-		return &SyntaxError{Pos: l.Pos, Word: l.Arg, Msg: "the default is allow or deny", Hint: nearest(l.Arg, []string{"allow", "deny"})}
+		return &SyntaxError{Pos: l.Pos, Word: l.Arg, Msg: "the default is allow or deny", Hint: Nearest(l.Arg, []string{"allow", "deny"})}
 	}
 	if b.defaultPos != nil && b.fallback != allow {
 		return &SyntaxError{Pos: l.Pos, Word: l.Arg, Msg: fmt.Sprintf("the default was set otherwise before (%s)", b.defaultPos)}

@@ -66,9 +66,9 @@ func (e *wordError) at(pos Pos, arg string) *SyntaxError {
 	return &SyntaxError{Pos: pos, Word: e.word, Msg: e.msg, Hint: e.hint}
 }
 
-// nearest is the candidate that s was probably meant to be: one that two typing
+// Nearest is the candidate that s was probably meant to be: one that two typing
 // mistakes at most lead to, and fewer than half its letters; "" if there is none.
-func nearest(s string, candidates []string) string {
+func Nearest(s string, candidates []string) string {
 	best, bestDistance := "", 3
 	for _, c := range candidates {
 		if d := editDistance(strings.ToLower(s), c); d < bestDistance && 2*d < len(c) {

@@ -107,7 +107,7 @@ func FuzzReadList(f *testing.F) {
 			return
 		}
 		p, err := Compile(Config{
-			Lines: []Line{{"deny", "@l", Pos{"p", 1, 6}}},
+			Lines: []Line{{"deny", "@l", Pos{"p", 1, 6}, 1}},
 			Open:  files{"l": text}.open,
 		})
 		if err != nil {

@@ -24,7 +24,7 @@ func ReadLines(name string, r io.Reader) ([]Line, error) {
 			return nil
 		case strings.HasPrefix(fields[0].text, "--"):
 			pos.Column = fields[0].column
-			return &SyntaxError{Pos: pos, Word: fields[0].text, Msg: "a policy file has the flags without dashes", Hint: nearest(strings.TrimLeft(fields[0].text, "-"), words)}
+			return &SyntaxError{Pos: pos, Word: fields[0].text, Msg: "a policy file has the flags without dashes", Hint: Nearest(strings.TrimLeft(fields[0].text, "-"), words)}
 		case len(fields) == 1:
 			pos.Column = fields[0].column
 			return &SyntaxError{Pos: pos, Word: fields[0].text, Msg: "something must follow this word"}
@@ -33,7 +33,7 @@ func ReadLines(name string, r io.Reader) ([]Line, error) {
 			return &SyntaxError{Pos: pos, Word: fields[2].text, Msg: "only one thing may follow the word; give each destination a line"}
 		}
 		pos.Column = fields[1].column
-		lines = append(lines, Line{Word: fields[0].text, Arg: fields[1].text, Pos: pos})
+		lines = append(lines, Line{Word: fields[0].text, Arg: fields[1].text, Pos: pos, Start: fields[0].column})
 		return nil
 	})
 	return lines, err

@@ -28,7 +28,7 @@ func ParseProto(s string) (Proto, error) {
 	if i := slices.Index(protoNames[:], s); i >= 0 {
 		return Proto(i), nil
 	}
-	return 0, &wordError{word: s, msg: "unknown protocol", hint: nearest(s, protoNames[:])}
+	return 0, &wordError{word: s, msg: "unknown protocol", hint: Nearest(s, protoNames[:])}
 }
 
 // Rule is one line of a policy that allows or denies destinations.
@@ -276,7 +276,7 @@ func likeKeyword(s string) string {
 	if strings.Contains(s, ".") {
 		return ""
 	}
-	return nearest(s, keywordList)
+	return Nearest(s, keywordList)
 }
 
 var keywordList = []string{"any", "link-local", "localhost", "multicast", "private"}

@@ -64,8 +64,8 @@ type intake struct {
 // flowKey tells flows of one transport apart.
 type flowKey struct{ src, dst netip.AddrPort }
 
-// Serve takes in what comes by the gate until ctx ends. It returns when all its
-// flows have ended.
+// Serve takes in what comes by the gate until ctx ends, and closes it. It
+// returns when all its flows have ended.
 func (p *Proxy) Serve(ctx context.Context, gate *netns.Gate) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -82,9 +82,6 @@ func (p *Proxy) Serve(ctx context.Context, gate *netns.Gate) error {
 	}
 	err := gate.Run(ctx, in.packet)
 	cancel()
-	for _, l := range gate.Listeners {
-		l.Close()
-	}
 	in.mu.Lock()
 	for _, f := range in.udp {
 		f.close()

@@ -9,6 +9,9 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"appfw/policy"
 )
 
 // Exit codes of appfw's own failures, as env(1) and timeout(1) have them.
@@ -36,7 +39,22 @@ func main() {
 		SilenceUsage:  true,
 	}
 	root.AddCommand(newRun(), newGateway(), newWhy(), newDoctor(), newProbe())
+	root.SetFlagErrorFunc(unknownFlag)
 	os.Exit(exitCode(root.Execute()))
+}
+
+// unknownFlag adds to an error the flag that was probably meant.
+func unknownFlag(c *cobra.Command, err error) error {
+	unknown, ok := errors.AsType[*pflag.NotExistError](err)
+	if !ok {
+		return err
+	}
+	var names []string
+	c.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	if hint := policy.Nearest(unknown.GetSpecifiedName(), names); hint != "" {
+		return fmt.Errorf("%w (did you mean --%s?)", err, hint)
+	}
+	return fmt.Errorf("%w (%s --help lists them)", err, c.CommandPath())
 }
 
 // exitCode reports an error and says what to exit with.

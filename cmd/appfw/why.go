@@ -41,7 +41,7 @@ has no address), and 2 if something is wrong with the input.`,
 		DisableFlagsInUseLine: true,
 		RunE:                  func(c *cobra.Command, args []string) error { return explain(c, flags, args[0]) },
 	}
-	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitBadInput, err} })
+	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &exitError{exitBadInput, unknownFlag(c, err)} })
 	flags.register(c)
 	return c
 }

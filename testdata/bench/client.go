@@ -26,10 +26,10 @@ const (
 	askers = 8
 )
 
-// What a connection's first byte tells the server.
+// What a connection's first byte tells the server. For bulk, a duration follows.
 const (
 	wantSink  = 'o' // read everything, then answer a byte
-	wantData  = 'i' // a duration follows: send for so long
+	wantData  = 'i' // send for so long
 	wantReply = 'c' // answer a byte
 )
 
@@ -41,78 +41,57 @@ func client(args []string) error {
 	if err != nil {
 		return err
 	}
-	run, ok := map[string]func(string, time.Duration) ([]float64, error){
-		"out": sendBulk, "in": receiveBulk, "crr": connectRequestResponse, "dns": askResolver,
-	}[args[0]]
-	if !ok {
-		return fmt.Errorf("no such mode: %s", args[0])
+	var figures []float64
+	switch mode, addr := args[0], args[1]; mode {
+	case "out":
+		figures, err = bulk(addr, span, wantSink)
+	case "in":
+		figures, err = bulk(addr, span, wantData)
+	case "crr":
+		figures, err = connectRequestResponse(addr, span)
+	case "dns":
+		figures, err = askResolver(addr, span)
 	}
-	figures, err := run(args[1], span)
 	if err != nil {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(figures)
 }
 
-func sendBulk(addr string, span time.Duration) ([]float64, error) {
+func bulk(addr string, span time.Duration, want byte) ([]float64, error) {
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = conn.Close() }()
 	began := time.Now()
-	if _, err := conn.Write([]byte{wantSink}); err != nil {
+	if _, err = conn.Write(binary.BigEndian.AppendUint64([]byte{want}, uint64(span))); err != nil {
 		return nil, err
 	}
-	sent, err := fill(conn, span)
-	if err != nil {
-		return nil, err
+	var sum int64
+	if want == wantData {
+		sum, err = drain(conn)
+	} else if sum, err = fill(conn, span); err == nil {
+		if err = conn.(*net.TCPConn).CloseWrite(); err == nil {
+			_, err = io.ReadFull(conn, make([]byte, 1)) // everything has arrived
+		}
 	}
-	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
-		return nil, err
-	}
-	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil { // everything has arrived
-		return nil, err
-	}
-	return gigabits(sent, began), nil
-}
-
-func receiveBulk(addr string, span time.Duration) ([]float64, error) {
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = conn.Close() }()
-	began := time.Now()
-	if _, err := conn.Write(binary.BigEndian.AppendUint64([]byte{wantData}, uint64(span))); err != nil {
-		return nil, err
-	}
-	received, err := drain(conn)
-	return gigabits(received, began), err
-}
-
-func gigabits(bytes int64, began time.Time) []float64 {
-	return []float64{float64(bytes) * 8 / 1e9 / time.Since(began).Seconds()}
+	return []float64{float64(sum) * 8 / 1e9 / time.Since(began).Seconds()}, err
 }
 
 // connectRequestResponse makes connection after connection. The server ends each, so that ports are free again.
 func connectRequestResponse(addr string, span time.Duration) ([]float64, error) {
 	var times []float64
-	b := make([]byte, 2)
 	began := time.Now()
 	for time.Since(began) < span {
 		start := time.Now()
 		conn, err := net.Dial("tcp", addr)
-		if err != nil {
-			return nil, fmt.Errorf("after %d connections: %w", len(times), err)
-		}
-		_, err = conn.Write([]byte{wantReply})
 		if err == nil {
-			if _, err = io.ReadFull(conn, b); err == io.ErrUnexpectedEOF { // one byte and the end
-				err = nil
+			if _, err = conn.Write([]byte{wantReply}); err == nil {
+				_, err = drain(conn) // one byte and the end
 			}
+			_ = conn.Close()
 		}
-		_ = conn.Close()
 		if err != nil {
 			return nil, fmt.Errorf("after %d connections: %w", len(times), err)
 		}
@@ -185,21 +164,21 @@ func serveAll(l net.Listener) {
 
 // serve does what a client wants. Errors are the client's to report.
 func serve(conn net.Conn) {
-	first := make([]byte, 9)
-	if _, err := io.ReadFull(conn, first[:1]); err != nil {
+	b := make([]byte, 9)
+	if _, err := io.ReadFull(conn, b[:1]); err != nil {
 		return
 	}
-	switch first[0] {
-	case wantReply:
-		_, _ = conn.Write(first[:1])
-	case wantSink:
-		if _, err := drain(conn); err == nil {
-			_, _ = conn.Write(first[:1])
-		}
-	case wantData:
-		if _, err := io.ReadFull(conn, first[1:]); err == nil {
-			_, _ = fill(conn, time.Duration(binary.BigEndian.Uint64(first[1:])))
-		}
+	if b[0] == wantReply {
+		_, _ = conn.Write(b[:1])
+		return
+	}
+	if _, err := io.ReadFull(conn, b[1:]); err != nil {
+		return
+	}
+	if b[0] == wantData {
+		_, _ = fill(conn, time.Duration(binary.BigEndian.Uint64(b[1:])))
+	} else if _, err := drain(conn); err == nil {
+		_, _ = conn.Write(b[:1])
 	}
 }
 
@@ -216,14 +195,19 @@ func fill(conn net.Conn, span time.Duration) (sum int64, err error) {
 
 // drain reads to the end of data and returns how many bytes there were.
 func drain(conn net.Conn) (sum int64, err error) {
-	data := make([]byte, chunk)
-	for err == nil {
-		var n int
-		n, err = conn.Read(data)
+	data := chunks.Get().(*[]byte)
+	defer chunks.Put(data)
+	for {
+		n, err := conn.Read(*data)
 		sum += int64(n)
+		if err == io.EOF {
+			return sum, nil
+		}
+		if err != nil {
+			return sum, err
+		}
 	}
-	if err == io.EOF {
-		err = nil
-	}
-	return sum, err
 }
+
+// chunks are buffers for drain, which for a byte should not cost a large one.
+var chunks = sync.Pool{New: func() any { return new(make([]byte, chunk)) }}

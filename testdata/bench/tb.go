@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -12,8 +13,8 @@ import (
 type tb struct {
 	testing.TB // nil: all that is called is below
 
+	failed   atomic.Bool
 	mu       sync.Mutex
-	failed   bool
 	cleanups []func()
 }
 
@@ -25,19 +26,13 @@ func (t *tb) Cleanup(f func()) {
 	t.cleanups = append(t.cleanups, f)
 }
 
-func (t *tb) Failed() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.failed
-}
+func (t *tb) Failed() bool { return t.failed.Load() }
 
 func (t *tb) Logf(format string, args ...any) { fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...) }
 
 func (t *tb) Errorf(format string, args ...any) {
 	t.Logf(format, args...)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.failed = true
+	t.failed.Store(true)
 }
 
 func (t *tb) Error(args ...any) { t.Errorf("%s", fmt.Sprint(args...)) }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -50,28 +50,28 @@ type bench struct {
 	internet     *internet.Internet // nil: not root
 	span         time.Duration
 	tools        []tool
-	self         string // this program, for every user
+	dir          string // for files, readable by every user
+	self         string // this program, there
 	loopbackPort string
 }
 
 func newBench(ctx context.Context, t *tb, product string, span time.Duration) *bench {
 	b := &bench{ctx: ctx, span: span}
-	var dir string
 	var local net.Listener
 	var err error
 	if os.Geteuid() == 0 {
 		b.internet = internet.New(t)
-		dir = b.internet.Dir()
+		b.dir = b.internet.Dir()
 		local, err = b.internet.ListenOnHost("tcp4", "127.0.0.1:0")
 		if tunErr := shareTun(ctx, b.internet); tunErr != nil {
 			t.Logf("/dev/net/tun: %v", tunErr) // for the others to fail by
 		}
 		b.internet.Host(farAddr).Name(dnsName).ServeTCP(farPort, serve)
 	} else {
-		if dir, err = os.MkdirTemp("", "appfw-bench-"); err != nil {
+		if b.dir, err = os.MkdirTemp("", "appfw-bench-"); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		t.Cleanup(func() { _ = os.RemoveAll(b.dir) })
 		local, err = net.Listen("tcp4", "127.0.0.1:0")
 	}
 	if err != nil {
@@ -84,12 +84,12 @@ func newBench(ctx context.Context, t *tb, product string, span time.Duration) *b
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b.self, err = copyProgram(self, dir, "bench"); err != nil {
+	if b.self, err = copyProgram(self, b.dir, "bench"); err != nil {
 		t.Fatal(err)
 	}
-	appfw := filepath.Join(dir, "appfw")
+	appfw := filepath.Join(b.dir, "appfw")
 	if product != "" {
-		_, err = copyProgram(product, dir, "appfw")
+		_, err = copyProgram(product, b.dir, "appfw")
 	} else {
 		build := exec.CommandContext(ctx, "go", "build", "-o", appfw, "appfw/cmd/appfw")
 		build.Env, build.Stderr = append(os.Environ(), "CGO_ENABLED=0"), os.Stderr
@@ -99,12 +99,12 @@ func newBench(ctx context.Context, t *tb, product string, span time.Duration) *b
 		t.Fatal("building appfw: ", err)
 	}
 	for _, name := range []string{"made", "ready"} {
-		path := filepath.Join(dir, name)
+		path := filepath.Join(b.dir, name)
 		if err := errors.Join(unix.Mknod(path, unix.S_IFIFO, 0), os.Chmod(path, 0o666)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	b.tools = tools(dir, b.loopbackPort)
+	b.tools = tools(b.dir, b.loopbackPort)
 	return b
 }
 
@@ -123,13 +123,13 @@ func shareTun(ctx context.Context, n *internet.Internet) error {
 // the command tells that its namespace is there, and ready, by which slirp4netns tells (by a byte and the end) that
 // its network is.
 const slirpScript = `
-unshare -Urn sh -c 'echo >"$0/made"; read -r _ <"$0/ready"; exec "$@"' "$0" "$@" &
+unshare -Urn sh -c 'echo >"$0/made"; read -r ok <"$0/ready"; [ "$ok" ] && exec "$@"' "$0" "$@" &
 app=$!
 read -r _ <"$0/made"
-slirp4netns --configure --mtu=65520 --ready-fd=3 $app tap0 3>"$0/ready" >/dev/null 2>&1 &
+slirp4netns --configure --mtu=65520 --ready-fd=3 $app tap0 3>"$0/ready" >/dev/null &
 wait $app
 status=$?
-kill $!
+kill $! 2>/dev/null
 exit $status
 `
 
@@ -173,8 +173,12 @@ func (b *bench) command(ctx context.Context, name string, args ...string) comman
 		return command{c.Cmd, c.Start, c.Wait}
 	}
 	c := exec.CommandContext(ctx, name, args...)
-	c.WaitDelay = 5 * time.Second
-	return command{c, c.Start, c.Wait}
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	return command{c, c.Start, func() error {
+		err := c.Wait()
+		_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL) // what it left behind, mostly nothing
+		return err
+	}}
 }
 
 // run runs a measure once in a tool and returns its figures.
@@ -195,30 +199,46 @@ func (b *bench) run(t tool, m measure) ([]float64, error) {
 	}
 	argv = t.wrap(argv, allow)
 	c := b.command(ctx, argv[0], argv[1:]...)
-	var output, message bytes.Buffer
-	c.Stdout, c.Stderr = &output, &message
+	// Files: to the end of a pipe, which a tool's helper may hold, Wait would wait.
+	output, err := os.CreateTemp(b.dir, "output")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = output.Close() }()
+	message, err := os.CreateTemp(b.dir, "message")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = message.Close() }()
+	c.Stdout, c.Stderr = output, message
 	began := time.Now()
-	err := c.start()
-	if err == nil {
+	if err = c.start(); err == nil {
 		err = c.wait()
 	}
 	took := time.Since(began)
 	if err != nil {
-		return nil, fmt.Errorf("%w %s", err, lastLine(message.String()))
+		return nil, fmt.Errorf("%w %s", err, lastLine(text(message)))
 	}
+	said := text(output)
 	if m.mode == "" {
-		started, err := strconv.ParseInt(strings.TrimSpace(output.String()), 10, 64)
+		started, err := strconv.ParseInt(strings.TrimSpace(said), 10, 64)
 		toApp := time.Unix(0, started).Sub(began.Round(0)) // Round: by the wall clock
 		return []float64{milliseconds(toApp), milliseconds(took)}, err
 	}
 	var values []float64
-	if err := json.Unmarshal(output.Bytes(), &values); err != nil || len(values) != len(m.figures) {
-		return nil, fmt.Errorf("the client said %q", output.String())
+	if err := json.Unmarshal([]byte(said), &values); err != nil || len(values) != len(m.figures) {
+		return nil, fmt.Errorf("the client said %q", said)
 	}
 	return values, nil
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// text is what a file holds.
+func text(f *os.File) string {
+	b, _ := os.ReadFile(f.Name()) // the process wrote it a moment ago
+	return string(b)
+}
 
 // lastLine is the last line of a text, which says most in that of an error.
 func lastLine(text string) string {

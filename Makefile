@@ -1,0 +1,43 @@
+# The two commands of the README are "make" and "make check".
+
+export CGO_ENABLED ?= 0
+
+# Debian packages of the programs that the tests run.
+PACKAGES = bash busybox-static ca-certificates curl dnsutils gcc git iproute2 iputils-ping libc6-dev \
+	musl-tools ncat nftables nginx-light nodejs openssh-client openssh-server python3-minimal wget
+# And of those that appfw is measured beside.
+PEERS = passt slirp4netns uidmap
+
+GO_DIRS = ./... ./testdata/internet ./testdata/gotest ./testdata/bench
+
+appfw: $(shell find cmd dnsguard netns policy proxy -name '*.go') go.mod go.sum
+	go build -trimpath -o $@ ./cmd/appfw
+
+.PHONY: check packages lint test race bench install clean
+check: packages lint test race
+
+packages:
+	testdata/packages $(PACKAGES)
+
+lint:
+	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
+	go vet $(GO_DIRS)
+	go tool staticcheck $(GO_DIRS)
+
+test:
+	go run ./testdata/gotest -count=1 ./... ./testdata/internet
+
+# The detector needs cgo. The packages that share memory between goroutines.
+race:
+	CGO_ENABLED=1 go run ./testdata/gotest -race -count=1 ./...
+
+bench:
+	testdata/packages $(PACKAGES) $(PEERS)
+	go test -run=TestBench -count=1 -timeout 10m -v ./testdata/bench
+
+PREFIX ?= /usr/local
+install: appfw
+	install -D -m 755 appfw $(DESTDIR)$(PREFIX)/bin/appfw
+
+clean:
+	rm -f appfw
