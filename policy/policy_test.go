@@ -375,7 +375,7 @@ func TestPolicyFacts(t *testing.T) {
 	if p := compile(t, "allow-unix /run/x"); len(p.Shown) != 1 || p.Decide(parseFlow(t, "tcp 8.8.8.8 80")).Allow {
 		t.Error("allow-unix opens more than a socket")
 	}
-	line := Line{"deny", "any/udp", Pos{"--deny", 0, 1}}
+	line := Line{"deny", "any/udp", Pos{"--deny", 0, 1}, 1}
 	p, _ := Compile(Config{Lines: []Line{line}})
 	const want = "the rule --deny any/udp (command line) denies it"
 	if v := p.Decide(parseFlow(t, "udp 8.8.8.8 53")); v.Reason != want {

@@ -25,7 +25,7 @@ func (f files) open(name string) (io.ReadCloser, error) {
 
 func TestReadLines(t *testing.T) {
 	line := func(word, arg string, number, column int) Line {
-		return Line{word, arg, Pos{"p", number, column}}
+		return Line{word, arg, Pos{"p", number, column}, 1}
 	}
 	for _, tt := range []struct {
 		name, in string
@@ -105,7 +105,7 @@ func TestFiles(t *testing.T) {
 		"missing":   "policy no/such",
 		"badlist":   "ok.example\nno way",
 	}
-	word := func(word, arg string) []Line { return []Line{{word, arg, Pos{"--" + word, 0, 1}}} }
+	word := func(word, arg string) []Line { return []Line{{word, arg, Pos{"--" + word, 0, 1}, 1}} }
 	p, err := Compile(Config{Lines: word("policy", "main"), Open: fsys.open})
 	if err != nil {
 		t.Fatal(err)

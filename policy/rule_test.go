@@ -135,7 +135,7 @@ func TestDestinationErrors(t *testing.T) {
 		{"linklocal", `p:7:8: "linklocal": unknown word (did you mean link-local; the host of that name is written "linklocal."?)`},
 		{"privte", `p:7:8: "privte": unknown word (did you mean private; the host of that name is written "privte."?)`},
 	} {
-		_, err := Compile(Config{Lines: []Line{{"allow", tt.in, Pos{"p", 7, 8}}}})
+		_, err := Compile(Config{Lines: []Line{{"allow", tt.in, Pos{"p", 7, 8}, 1}}})
 		if got := errText(err); got != tt.want {
 			t.Errorf("%s:\n got %s\nwant %s", tt.in, got, tt.want)
 		}
@@ -143,7 +143,7 @@ func TestDestinationErrors(t *testing.T) {
 }
 
 func TestLineErrors(t *testing.T) {
-	at := func(word, arg string) Line { return Line{word, arg, Pos{"--" + word, 0, 1}} }
+	at := func(word, arg string) Line { return Line{word, arg, Pos{"--" + word, 0, 1}, 1} }
 	for _, tt := range []struct {
 		lines []Line
 		want  string
@@ -151,9 +151,9 @@ func TestLineErrors(t *testing.T) {
 		{[]Line{at("allow", "")}, `--allow: empty destination; every destination is written any`},
 		{[]Line{at("allow", "x:99999")}, `--allow: column 3: "99999": port is not a number from 1 to 65535`},
 		{[]Line{at("alow", "x")}, `--alow: "alow": unknown word (did you mean allow?)`},
-		{[]Line{{"permit", "x", Pos{"p", 3, 9}}}, `p:3:1: "permit": unknown word`},
+		{[]Line{{"permit", "x", Pos{"p", 3, 9}, 1}}, `p:3:1: "permit": unknown word`},
 		{[]Line{at("default", "denny")}, `--default: "denny": the default is allow or deny (did you mean deny?)`},
-		{[]Line{at("default", "deny"), {"default", "allow", Pos{"p", 2, 9}}}, `p:2:9: "allow": the default was set otherwise before (--default)`},
+		{[]Line{at("default", "deny"), {"default", "allow", Pos{"p", 2, 9}, 1}}, `p:2:9: "allow": the default was set otherwise before (--default)`},
 		{[]Line{at("default", "deny"), at("default", "deny")}, ``},
 		{[]Line{at("allow-unix", "run/x")}, `--allow-unix: "run/x": the path of a socket is absolute`},
 		{[]Line{at("policy", "f")}, `--policy: "f": files cannot be named here`},
