@@ -33,7 +33,7 @@ race:
 
 bench:
 	testdata/packages $(PACKAGES) $(PEERS)
-	go test -run=TestBench -count=1 -timeout 10m -v ./testdata/bench
+	go run ./testdata/bench
 
 PREFIX ?= /usr/local
 install: appfw

@@ -31,15 +31,17 @@ func (k key) String() string { return fmt.Sprintf("%s %d %t", k.name, k.qtype, k
 // entry is an answer: the chain from the question's name to its end.
 type entry struct {
 	rcode           int
+	absent          bool // the chain ends in nothing
 	records, ns     []dns.RR
 	stored, expires time.Time
 }
 
 // take keeps of m the records that continue the chain at owner, and returns
 // where to ask on: the end of an alias that m does not follow. seen are the
-// owners passed so far; a loop ends the chain.
+// owners passed so far; a loop ends the chain, and so do more aliases than
+// maxChain.
 func (e *entry) take(m *dns.Msg, owner string, qtype uint16, seen map[string]bool) (next string) {
-	for start := owner; !seen[owner]; {
+	for start := owner; !seen[owner] && len(seen) <= maxChain+1; {
 		seen[owner] = true
 		alias, found := "", false
 		for _, rr := range m.Answer {
@@ -58,24 +60,24 @@ func (e *entry) take(m *dns.Msg, owner string, qtype uint16, seen map[string]boo
 					continue
 				}
 				found = found || qtype == dns.TypeRRSIG
-			case *dns.HTTPS:
-				withoutECH(&rr.SVCB)
-				found = true
-			case *dns.SVCB:
-				withoutECH(rr)
-				found = true
 			default:
 				if h.Rrtype != qtype {
 					continue
 				}
 				found = true
 			}
+			switch rr := rr.(type) {
+			case *dns.HTTPS:
+				withoutECH(&rr.SVCB)
+			case *dns.SVCB:
+				withoutECH(rr)
+			}
 			e.records = append(e.records, rr)
 		}
 		if found || alias == "" {
-			e.rcode = m.Rcode
+			e.rcode, e.absent = m.Rcode, !found
 			if !found {
-				e.takeNegative(m)
+				e.takeNegative(m, owner)
 				if owner != start && m.Rcode == dns.RcodeSuccess && len(e.ns) == 0 {
 					delete(seen, owner)
 					return owner // the alias was not followed: ask for its end
@@ -85,16 +87,29 @@ func (e *entry) take(m *dns.Msg, owner string, qtype uint16, seen map[string]boo
 		}
 		owner = alias
 	}
+	e.absent = true
 	return ""
 }
 
 // takeNegative keeps the SOA that says how long the absence lasts, and the
-// proofs of it.
-func (e *entry) takeNegative(m *dns.Msg) {
+// proofs of it. The zone they are of must be one that owner is in.
+func (e *entry) takeNegative(m *dns.Msg, owner string) {
+	for _, rr := range m.Ns {
+		if soa, ok := rr.(*dns.SOA); ok && soa.Hdr.Class == dns.ClassINET && dns.IsSubDomain(soa.Hdr.Name, owner) {
+			e.ns = append(e.ns, soa)
+			break
+		}
+	}
+	if len(e.ns) == 0 {
+		return
+	}
+	zone := e.ns[0].Header().Name
 	for _, rr := range m.Ns {
 		switch rr.(type) {
-		case *dns.SOA, *dns.NSEC, *dns.NSEC3, *dns.RRSIG:
-			e.ns = append(e.ns, rr)
+		case *dns.NSEC, *dns.NSEC3, *dns.RRSIG:
+			if h := rr.Header(); h.Class == dns.ClassINET && dns.IsSubDomain(zone, h.Name) {
+				e.ns = append(e.ns, rr)
+			}
 		}
 	}
 }
@@ -117,8 +132,7 @@ func (e *entry) ttl() time.Duration {
 	for _, rr := range e.records {
 		least = min(least, rr.Header().Ttl)
 	}
-	negative := e.rcode != dns.RcodeSuccess || len(e.records) == 0 || len(e.ns) > 0
-	if !negative {
+	if !e.absent && e.rcode == dns.RcodeSuccess {
 		return time.Duration(least) * time.Second
 	}
 	kept := uint32(0) // without an SOA an absence is not cached (RFC 2308, 5)

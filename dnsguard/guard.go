@@ -156,6 +156,9 @@ func (g *Guard) resolve(ctx context.Context, name policy.Name, q *dns.Msg) (*dns
 		default:
 			return nil, errBusy
 		}
+		if e := g.cache.get(k, g.Now()); e != nil {
+			return e, nil // answered since it was looked for
+		}
 		e, err := g.ask(ctx, k)
 		if err == nil {
 			g.cache.put(k, e)
@@ -176,7 +179,7 @@ const maxChain = 12
 func (g *Guard) ask(ctx context.Context, k key) (*entry, error) {
 	e := &entry{stored: g.Now()}
 	owner, seen := dns.Fqdn(string(k.name)), map[string]bool{}
-	for range maxChain {
+	for {
 		m, err := g.Upstream.Exchange(ctx, question(owner, k.qtype, k.dnssec))
 		if err != nil {
 			return nil, err
@@ -185,13 +188,15 @@ func (g *Guard) ask(ctx context.Context, k key) (*entry, error) {
 			return nil, rcodeError(m.Rcode)
 		}
 		next := e.take(m, owner, k.qtype, seen)
+		if len(seen) > maxChain+1 { // the name itself is one of them
+			return nil, errChain
+		}
 		if next == "" {
 			e.expires = e.stored.Add(e.ttl())
 			return e, nil
 		}
 		owner = next
 	}
-	return nil, errChain
 }
 
 // pin remembers the addresses in m as given out for name.

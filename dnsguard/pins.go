@@ -15,8 +15,10 @@ const (
 	// pools, JVMs (networkaddress.cache.ttl) and long downloads for minutes.
 	pinLife = time.Hour
 
-	maxPinned       = 1 << 16 // addresses
-	maxNamesAPinned = 64      // names an address; the one given out longest ago goes
+	maxPinned = 1 << 16 // addresses
+	// maxNamesAPinned bounds the names of one address; the one given out
+	// longest ago goes. Content delivery networks have hundreds on one.
+	maxNamesAPinned = 1024
 )
 
 // Pins remembers which addresses were given to the app for which names. The
@@ -24,6 +26,7 @@ const (
 type Pins struct {
 	mu    sync.Mutex
 	addrs map[netip.Addr][]pin
+	swept time.Time // when what was out of date was looked for last
 }
 
 type pin struct {
@@ -31,14 +34,15 @@ type pin struct {
 	until time.Time
 }
 
-// Give pins the addresses to the name for the given TTL, or longer.
+// Give pins the addresses to the name for the given TTL: for pinLife at least,
+// and maxTTL at most.
 func (p *Pins) Give(name policy.Name, addrs []netip.Addr, ttl time.Duration, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.addrs == nil {
 		p.addrs = make(map[netip.Addr][]pin)
 	}
-	until := now.Add(max(ttl, pinLife))
+	until := now.Add(min(max(ttl, pinLife), maxTTL))
 	for _, a := range addrs {
 		list := slices.DeleteFunc(p.addrs[a], func(x pin) bool { return x.name == name || x.until.Before(now) })
 		if len(list) == maxNamesAPinned {
@@ -51,11 +55,17 @@ func (p *Pins) Give(name policy.Name, addrs []netip.Addr, ttl time.Duration, now
 	}
 }
 
+// sweepEvery keeps a full table from being gone through for every address.
+const sweepEvery = time.Minute
+
 // makeRoom forgets what is out of date, or else the first address it meets.
 func (p *Pins) makeRoom(now time.Time) {
-	for a, list := range p.addrs {
-		if list[len(list)-1].until.Before(now) {
-			delete(p.addrs, a)
+	if now.Sub(p.swept) >= sweepEvery {
+		p.swept = now
+		for a, list := range p.addrs {
+			if list[len(list)-1].until.Before(now) {
+				delete(p.addrs, a)
+			}
 		}
 	}
 	for a := range p.addrs {

@@ -52,6 +52,8 @@ func (g *Guard) serveDNS(ctx context.Context, w dns.ResponseWriter, q *dns.Msg) 
 	}
 	if _, isUDP := w.LocalAddr().(*net.UDPAddr); isUDP {
 		truncate(m, q)
+	} else {
+		m.Truncate(dns.MaxMsgSize) // compressed, it is what upstream could send
 	}
 	_ = w.WriteMsg(m) // an app that left is no failure
 }
@@ -84,6 +86,10 @@ func truncate(m, q *dns.Msg) {
 	size := dns.MinMsgSize
 	if opt := q.IsEdns0(); opt != nil {
 		size = min(max(size, int(opt.UDPSize())), 4096)
+	}
+	m.Compress = true
+	if opt := m.IsEdns0(); opt != nil && m.Len() > size {
+		opt.Option = nil // the first to go is the explanation (RFC 8914, 3)
 	}
 	m.Truncate(size)
 }

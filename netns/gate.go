@@ -106,8 +106,9 @@ func (g *Gate) openSockets(ipv6 bool) error {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, markOwn); err != nil {
 			return fmt.Errorf("mark raw socket: %w", err)
 		}
-		lc := net.ListenConfig{Control: control(transparent)}
+		lc := net.ListenConfig{Control: control(transparent, reno)}
 		lc.SetMultipathTCP(false)
+		lc.KeepAlive = -1
 		l, err := lc.Listen(context.Background(), network, address)
 		if err != nil {
 			return fmt.Errorf("open intake: %w", err)

@@ -91,6 +91,7 @@ func (c Command) permit() {
 	}
 	_ = os.WriteFile("/proc/sys/net/ipv4/ping_group_range", fmt.Appendf(nil, "%d %d", gid, gid), 0)
 	_ = os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("0"), 0)
+	_ = os.WriteFile("/proc/sys/net/ipv4/tcp_congestion_control", []byte("reno"), 0) // see reno
 }
 
 // lookPath finds a program as execvp(3) does, with the rights of the calling

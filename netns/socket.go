@@ -77,6 +77,12 @@ func transparent(fd int, v6 bool) error {
 	return nil
 }
 
+// reno is the plainest congestion control, and always there. Between the app and
+// the gateway nothing is ever congested; what paces itself (bbr) is only slower.
+func reno(fd int, _ bool) error {
+	return unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno")
+}
+
 // reuse lets the sockets of several flows have the same destination.
 func reuse(fd int, _ bool) error {
 	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)

@@ -174,7 +174,7 @@ func (p *Policy) judge(f Flow, addr netip.Addr, kind string, matches []match, un
 		v.Reason = "no rule allows it"
 	}
 	if !v.Allow {
-		if addr.IsValid() && (kind != "" || !f.Pinned) {
+		if kind != "" {
 			f.Name = "" // a rule for the name would not allow it
 		}
 		v.Hint = Destination(f)

@@ -292,7 +292,7 @@ func TestHint(t *testing.T) {
 	for _, tt := range []struct{ policy, flow, want string }{
 		{"allow a.example", "tcp 8.8.8.8 443 evil.example", "evil.example:443"},
 		{"allow a.example", "udp 8.8.8.8 443 evil.example", "evil.example:443/udp"},
-		{"allow a.example", "tcp 8.8.8.8 443 ?evil.example", "8.8.8.8:443"}, // the name would not do
+		{"allow a.example", "tcp 8.8.8.8 443 ?evil.example", "evil.example:443"}, // then it resolves, and is pinned
 		{"allow a.example", "tcp 8.8.8.8 443 ?a.example", ""},
 		{"allow a.example", "tcp 10.0.0.1 443 a.example", "10.0.0.1:443"},
 		{"allow a.example", "tcp 10.0.0.1 443 b.example", "10.0.0.1:443"},
@@ -311,6 +311,7 @@ func TestHint(t *testing.T) {
 			t.Errorf("%s: %s: %+v, want hint %q", tt.policy, tt.flow, v, tt.want)
 		}
 		if v.Hint != "" {
+			f.Pinned = true
 			if v := compile(t, tt.policy+"\nallow "+v.Hint).Decide(f); !v.Allow {
 				t.Errorf("%s: %s: not allowed as hinted: %+v", tt.policy, tt.flow, v)
 			}

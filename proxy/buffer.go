@@ -58,6 +58,7 @@ func readReady(c syscall.Conn, size int) (b buffer, err error) {
 		}
 		if rerr == unix.EAGAIN {
 			pool.Put(b.whole)
+			b.whole = nil // not to be given back again if the wait fails
 			return false
 		}
 		return true

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"strings"
+	"unicode"
 
 	"appfw/policy"
 )
@@ -18,42 +19,48 @@ var (
 	errHTTP2    = errors.New("HTTP/2 without TLS does not show its host")
 )
 
-// identifyHTTP recognizes a request by its first line (RFC 9112, 3). While what
-// has come may still become one, it is held; what is no text is let go at once.
+// identifyHTTP recognizes a request by its first line (RFC 9112, 3). It takes for
+// one whatever some server may, and then reads it strictly. While what has come
+// may still become one, its lines are held; what is no text is let go at once.
 func identifyHTTP(b []byte) (policy.Name, State, error) {
-	if !startsRequest(b) {
+	whole := len(b) < maxHead // later bytes must not matter: they may come apart
+	b = b[:min(len(b), maxHead)]
+	before := leadingBlanks(b)
+	text := b[before:]
+	if !startsWord(text) {
 		return "", Nameless, nil
 	}
-	end := bytes.IndexByte(b, '\n')
-	if end < 0 {
-		if len(b) > maxHead {
-			return "", Nameless, errLongHead
-		}
+	end := bytes.IndexByte(text, '\n')
+	switch {
+	case end < 0 && whole:
 		return "", NeedMore, nil
+	case end < 0 && looksHTTP(text):
+		return "", Nameless, errLongHead
+	case end < 0 || !looksHTTP(text[:end]):
+		return "", Nameless, nil // a line of another protocol
 	}
-	line := strings.TrimSuffix(string(b[:end]), "\r")
+	line, crlf := strings.CutSuffix(string(text[:end]), "\r")
 	method, rest, _ := strings.Cut(line, " ")
-	target, version, ok := strings.Cut(rest, " ")
+	target, version, _ := strings.Cut(rest, " ")
 	switch {
 	case method == "PRI" && rest == "* HTTP/2.0": // RFC 9113, 3.4
 		return "", Nameless, errHTTP2
-	case !ok || !strings.HasPrefix(version, "HTTP/"):
-		if strings.Contains(line, "HTTP/") || knownMethods[method] && rest != "" {
-			return "", Nameless, errHead // HTTP/0.9, or spaces where none belong
-		}
-		return "", Nameless, nil // a line of another protocol
-	case version != "HTTP/1.1" && version != "HTTP/1.0":
+	case !crlf || version != "HTTP/1.1" && version != "HTTP/1.0",
+		strings.Trim(method, tokenChars) != "",
+		strings.ContainsFunc(line, unicode.IsControl),
+		strings.Trim(string(b[:before]), "\r\n") != "": // empty lines may be passed over (RFC 9112, 2.2)
 		return "", Nameless, errHead
 	}
-	fields := b[end+1:]
-	stop := headEnd(fields)
-	if stop < 0 {
-		if len(b) > maxHead {
-			return "", Nameless, errLongHead
-		}
+	fields, ended, err := cutHead(text[end:])
+	switch {
+	case err != nil:
+		return "", Nameless, err
+	case !ended && whole:
 		return "", NeedMore, nil
+	case !ended:
+		return "", Nameless, errLongHead
 	}
-	host, err := hostField(string(fields[:stop]))
+	host, err := hostField(string(fields))
 	if err != nil {
 		return "", Nameless, err
 	}
@@ -77,8 +84,8 @@ func requestHost(method, target string, field *string) (policy.Name, State, erro
 		if i := strings.IndexAny(rest, "/?#"); i >= 0 {
 			authority = rest[:i]
 		}
-		if strings.Contains(authority, "@") {
-			return "", Nameless, errHead // no userinfo in requests (RFC 9110, 4.2.4)
+		if authority == "" || strings.Contains(authority, "@") {
+			return "", Nameless, errHead // no host, or userinfo (RFC 9110, 4.2.1 and 4.2.4)
 		}
 	}
 	switch {
@@ -126,44 +133,64 @@ func hostField(fields string) (*string, error) {
 	return host, nil
 }
 
-// headEnd is the length of the fields, without the empty line that ends them;
-// -1 if it has not come.
-func headEnd(fields []byte) int {
-	if bytes.HasPrefix(fields, []byte("\r\n")) || bytes.HasPrefix(fields, []byte("\n")) {
-		return 0
-	}
-	crlf, lf := bytes.Index(fields, []byte("\n\r\n")), bytes.Index(fields, []byte("\n\n"))
+// cutHead returns the fields of a head, up to the empty line that ends them; b
+// starts with the end of the first line.
+func cutHead(b []byte) (fields []byte, ended bool, err error) {
+	crlf, lf := bytes.Index(b, []byte("\n\r\n")), bytes.Index(b, []byte("\n\n"))
 	switch {
-	case crlf < 0 && lf < 0:
-		return -1
-	case crlf < 0 || lf >= 0 && lf < crlf:
-		return lf + 1
+	case lf >= 0 && (crlf < 0 || lf < crlf):
+		return nil, false, errHead // a bare LF: servers differ on whether it ends the head
+	case crlf < 0:
+		return nil, false, nil
 	}
-	return crlf + 1
+	return b[1 : crlf+1], true, nil
 }
 
 // tokenChars are those of a token (RFC 9110, 5.6.2).
 const tokenChars = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
-// startsRequest tells whether b is, or may become, the first line of a request:
-// a token, a space, and text.
-func startsRequest(b []byte) bool {
-	space := false
+// blank tells whether lenient servers part the words of a line there: RFC 9112,
+// 3 lets them at some of these, and Python's http.server does at all.
+func blank(c byte) bool {
+	return c >= '\t' && c <= '\r' || c >= 0x1c && c <= ' ' || c == 0x85 || c == 0xa0
+}
+
+// leadingBlanks is how many bytes stand before the first word.
+func leadingBlanks(b []byte) int {
 	for i, c := range b {
-		switch {
-		case c == '\n':
-			return space
-		case c == '\r':
-			return space && (i+1 == len(b) || b[i+1] == '\n')
-		case !space && c == ' ':
-			if space = true; i == 0 {
-				return false
-			}
-		case !space && strings.IndexByte(tokenChars, c) < 0, c < ' ' || c == 0x7f:
+		if !blank(c) {
+			return i
+		}
+	}
+	return len(b)
+}
+
+// startsWord tells whether b is, or may become, a token and a blank.
+func startsWord(b []byte) bool {
+	for _, c := range b {
+		if blank(c) {
+			return true
+		}
+		if strings.IndexByte(tokenChars, c) < 0 {
 			return false
 		}
 	}
 	return true
+}
+
+// looksHTTP tells whether some server may take the line for that of a request:
+// it has a version, in any case, or is one of HTTP/0.9.
+func looksHTTP(line []byte) bool {
+	line = line[leadingBlanks(line):]
+	if bytes.Contains(bytes.ToUpper(line), []byte("HTTP/")) {
+		return startsWord(line)
+	}
+	for i, c := range line {
+		if blank(c) {
+			return knownMethods[string(line[:i])] && leadingBlanks(line[i:]) < len(line)-i
+		}
+	}
+	return false
 }
 
 // knownMethods are those that HTTP/0.9 to HTTP/1.1 servers know. Of a line that

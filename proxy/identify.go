@@ -29,23 +29,25 @@ func Identify(b []byte, eof bool) (name policy.Name, s State, err error) {
 		s = NeedMore
 	case b[0] == recordHandshake:
 		name, s, err = identifyTLS(b)
+	case b[0] == recordAlert, b[0] == recordChangeCipherSpec:
+		s, err = identifyEarly(b)
 	default:
 		name, s, err = identifyHTTP(b)
 	}
 	if err == nil && s == NeedMore && eof {
 		s = Nameless
-		if Holds(b) {
+		if Holds(b) || looksHTTP(b) {
 			err = errors.New("the connection ended within its first message")
 		}
 	}
 	return name, s, err
 }
 
-// Holds tells whether bytes of which Identify needs more are to be held back. A
-// line without its end is not: no server acts on it, and other protocols than
-// HTTP may wait for an answer to it.
+// Holds tells whether bytes of which Identify needs more are to be held back.
+// Empty lines and a line without its end are not: no server acts on them, and
+// other protocols than HTTP may wait for an answer to them.
 func Holds(b []byte) bool {
-	return len(b) > 0 && (b[0] == recordHandshake || bytes.IndexByte(b, '\n') >= 0)
+	return len(b) > 0 && (b[0] == recordHandshake || bytes.IndexByte(b[leadingBlanks(b):], '\n') >= 0)
 }
 
 // hostName parses HOST of a Host field or a URI: a name, or an address literal,
@@ -55,13 +57,13 @@ func hostName(host string) (policy.Name, State, error) {
 		literal, port, closed := strings.Cut(rest, "]")
 		a, err := netip.ParseAddr(literal)
 		if err != nil || !closed || !a.Is6() || !validPort(port) {
-			return "", Nameless, fmt.Errorf("the HTTP host %q is not valid", host)
+			return "", Nameless, fmt.Errorf("the HTTP host %.80q is not valid", host)
 		}
 		return "", Nameless, nil
 	}
 	if i := strings.IndexByte(host, ':'); i >= 0 {
 		if !validPort(host[i:]) {
-			return "", Nameless, fmt.Errorf("the HTTP host %q is not valid", host)
+			return "", Nameless, fmt.Errorf("the HTTP host %.80q is not valid", host)
 		}
 		host = host[:i]
 	}

@@ -31,20 +31,18 @@ func (r *relay) run(ctx context.Context) (sent, received int64) {
 	stop := context.AfterFunc(ctx, r.abort)
 	defer stop()
 	var up, down atomic.Int64
-	var both sync.WaitGroup
+	var downward sync.WaitGroup
 	// The destination may speak first (SSH, SMTP, MySQL): it is not held up by
 	// the look at what the app says.
-	both.Go(func() {
+	downward.Go(func() {
 		if forward(r.app, r.out, &down) != nil {
 			r.abort()
 		}
 	})
-	both.Go(func() {
-		if r.upward(&up) != nil {
-			r.abort()
-		}
-	})
-	both.Wait()
+	if r.upward(&up) != nil {
+		r.abort()
+	}
+	downward.Wait()
 	r.app.Close()
 	r.out.Close()
 	return up.Load(), down.Load()
@@ -105,28 +103,28 @@ func (r *relay) identify(count *atomic.Int64) error {
 	}
 }
 
-// forward copies from src to dst until src ends, and then ends dst.
+// forward passes on what src sends until it ends, and then ends dst. Talk is
+// copied; once a buffer was full, the rest of that bulk is spliced.
 func forward(dst, src *net.TCPConn, count *atomic.Int64) error {
-	size := smallBuffer
 	for {
-		b, err := readReady(src, size)
-		if err == io.EOF {
+		b, err := readReady(src, smallBuffer)
+		eof := err == io.EOF
+		if err == nil {
+			bulk := len(b.data) == smallBuffer
+			var n int
+			n, err = dst.Write(b.data)
+			b.release()
+			count.Add(int64(n))
+			if err == nil && bulk {
+				eof, err = splice(dst, src, count)
+			}
+		}
+		if eof {
 			if err := dst.CloseWrite(); err != nil && !errors.Is(err, unix.ENOTCONN) {
 				return err
 			}
 			return nil
 		}
-		if err != nil {
-			return err
-		}
-		if len(b.data) == len(*b.whole) {
-			size = largeBuffer // there is more than fits: it is bulk
-		} else if len(b.data) < smallBuffer {
-			size = smallBuffer
-		}
-		n, err := dst.Write(b.data)
-		b.release()
-		count.Add(int64(n))
 		if err != nil {
 			return err
 		}

@@ -17,7 +17,8 @@ const (
 	// handshakeTime is how long the app has for the last segment of the
 	// handshake after its SYN was let in. It answers at once or has left.
 	handshakeTime = 10 * time.Second
-	// keepAlive finds connections whose other end is gone without a word.
+	// keepAlive finds destinations that are gone without a word. The app is on
+	// this host: its kernel says when it goes.
 	keepAlive = 60 * time.Second
 	port53    = 53
 )
@@ -160,7 +161,6 @@ func (in *intake) accept(l net.Listener) {
 
 // serveTCP relays a connection and reports its end.
 func (in *intake) serveTCP(app *net.TCPConn, dst netip.AddrPort, c *pendingTCP) {
-	_ = app.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive, Count: 4})
 	r := relay{app: app, out: c.out}
 	if c.verdict.ByName || in.Policy().JudgesNames() {
 		r.judge = func(shown policy.Name) bool { return in.judgeShown(dst, shown) }

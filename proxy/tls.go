@@ -10,10 +10,16 @@ import (
 )
 
 const (
-	recordHandshake = 22      // RFC 8446, 5.1
-	maxRecord       = 1 << 14 // RFC 8446, 5.1
-	clientHello     = 1       // RFC 8446, 4
-	extServerName   = 0       // RFC 6066, 3
+	recordChangeCipherSpec = 20      // RFC 8446, 5.1
+	recordAlert            = 21      // RFC 8446, 5.1
+	recordHandshake        = 22      // RFC 8446, 5.1
+	maxRecord              = 1 << 14 // RFC 8446, 5.1
+	clientHello            = 1       // RFC 8446, 4
+	extServerName          = 0       // RFC 6066, 3
+	// majorVersion is that of every TLS record, but servers need not look at
+	// it (RFC 8446, 5.1): crypto/tls takes any that is below majorLimit.
+	majorVersion = 3
+	majorLimit   = 16
 	// maxHello bounds a ClientHello. Its extensions are at most 65,535 bytes
 	// (RFC 8446, 4.1.2), all before them less than 66,000.
 	maxHello = 1<<17 + 1<<10
@@ -24,17 +30,21 @@ var errHello = errors.New("the TLS ClientHello cannot be understood")
 // identifyTLS puts the handshake message together from its records and takes
 // the server name out of it.
 func identifyTLS(b []byte) (policy.Name, State, error) {
+	if len(b) >= 2 && b[1] != majorVersion {
+		switch {
+		case b[1] >= majorLimit:
+			return "", Nameless, nil // not TLS after all
+		case len(b) < 6:
+			return "", NeedMore, nil
+		case b[5] != clientHello:
+			return "", Nameless, nil
+		}
+	}
 	var message []byte
 	for records := cryptobyte.String(b); ; {
 		var kind uint8
 		var version, length uint16
-		switch {
-		case len(records) >= 2 && records[1] != 3:
-			if len(message) == 0 {
-				return "", Nameless, nil // not TLS after all
-			}
-			return "", Nameless, errHello
-		case len(records) < 5:
+		if len(records) < 5 {
 			return "", NeedMore, nil
 		}
 		records.ReadUint8(&kind)
@@ -59,6 +69,24 @@ func identifyTLS(b []byte) (policy.Name, State, error) {
 			return "", NeedMore, nil
 		}
 	}
+}
+
+// identifyEarly recognizes an alert or a ChangeCipherSpec ahead of a ClientHello,
+// which servers may pass over (RFC 5246, 7.2.2; RFC 8446, D.4) and no client sends.
+func identifyEarly(b []byte) (State, error) {
+	length := byte(1)
+	if b[0] == recordAlert {
+		length = 2
+	}
+	switch {
+	case len(b) >= 2 && b[1] >= majorLimit:
+		return Nameless, nil
+	case len(b) < 6:
+		return NeedMore, nil
+	case b[3] == 0 && b[4] == length && b[5] == 1: // a warning, or the one value there is
+		return Nameless, errHello
+	}
+	return Nameless, nil
 }
 
 // serverName parses the body of a ClientHello (RFC 8446, 4.1.2).

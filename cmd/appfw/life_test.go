@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/signal"
 	"regexp"
 	"strings"
 	"sync"
@@ -96,6 +97,20 @@ func TestSignals(t *testing.T) {
 			t.Errorf("ignored signals: %s", r.stdout)
 		}
 	})
+}
+
+func init() {
+	probes["interrupts"] = func([]string) error {
+		c := make(chan os.Signal, 10)
+		signal.Notify(c, os.Interrupt)
+		fmt.Println("up")
+		<-c
+		fmt.Println("interrupted")
+		var line string
+		_, _ = fmt.Scanln(&line)
+		fmt.Println("more:", len(c))
+		return nil
+	}
 }
 
 // terminal is a shell on a pseudo-terminal.
@@ -203,12 +218,12 @@ func TestTerminal(t *testing.T) {
 		s.expect(`\n33 77\r\ntty\r\n\$ $`)
 
 		// Ctrl-C, once.
-		s.send("$APPFW run -- sh -c 'trap \"echo interrupted\" INT; echo up; read x; echo again; read x'\n")
+		s.send("$APPFW run -- " + strings.Join(probing("interrupts"), " ") + "\n")
 		s.expect(`\nup\r\n`)
 		s.send(ctrlC)
-		s.expect(`interrupted\r\nagain\r\n`)
+		s.expect(`interrupted\r\n`)
 		s.send("x\n")
-		s.expect(`\n\$ $`)
+		s.expect(`\nmore: 0\r\n\$ $`)
 		s.send("$APPFW run -- sh -c 'echo up; exec sleep 100'\n")
 		s.expect(`\nup\r\n`)
 		s.send(ctrlC)

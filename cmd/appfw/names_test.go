@@ -51,11 +51,13 @@ func TestBroughtAlongAddress(t *testing.T) {
 func TestShownName(t *testing.T) {
 	both(t, func(w *world) {
 		w.denied(w.run("--allow", "example.com", "--", "curl", "-sS", "--connect-to", "shared.example:443:example.com:443", "https://shared.example"),
-			"denied tcp shared.example:443: the name shared.example was not resolved to this address")
+			"denied tcp shared.example:443: no rule allows it (to allow: --allow shared.example:443)")
 		w.denied(w.run("--allow", "example.com", "--", "curl", "-sS", "-H", "Host: shared.example", "http://example.com"),
-			"denied tcp shared.example:80: the name shared.example was not resolved to this address")
+			"denied tcp shared.example:80: no rule allows it (to allow: --allow shared.example:80)")
 		w.denied(w.run("--default", "allow", "--deny", "shared.example", "--", "curl", "-sS", "-k", "--connect-to", "shared.example:443:11.22.0.10:443", "https://shared.example"),
 			"denied tcp shared.example:443: the rule --deny shared.example (command line) denies it")
+		w.denied(w.run("--allow", "*.example", "--", "curl", "-sS", "-H", "Host: shared.example", "http://other.example"),
+			"denied tcp shared.example:80: the name shared.example was not resolved to this address")
 		two := `printf 'GET / HTTP/1.1\r\nHost: example.com\r\nHost: shared.example\r\n\r\n' | ncat example.com 80`
 		w.denied(w.run("--allow", "example.com", "--", "sh", "-c", two), "the HTTP request names more than one host")
 		wants(t, w.ok(w.run("--allow", "example.com", "--allow", "shared.example", "--", "curl", "-sS", "https://example.com", "https://shared.example")),

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -184,7 +183,6 @@ func TestKeepAlive(t *testing.T) {
 			{append([]string{"wget", "-q", "-O-", "--ca-certificate=" + w.CAFile()}, thrice("https")...), "HTTP/1.1"},
 			{probing("get", thrice("http")...), "HTTP/1.1"},
 			{probing("get", thrice("https")...), "HTTP/2.0"},
-			{[]string{"node", "-e", `(async () => { for (let i = 0; i < 3; i++) process.stdout.write(await (await fetch("https://web.example/count")).text()) })()`}, "HTTP/1.1"},
 		} {
 			out := w.ok(w.run(append([]string{"--allow", "web.example", "--"}, c.command...)...))
 			if want := fmt.Sprintf("%[1]s 1\n%[1]s 2\n%[1]s 3\n", c.want); out != want {
@@ -194,10 +192,10 @@ func TestKeepAlive(t *testing.T) {
 	})
 }
 
-// Busybox links statically: it has its own idea of how to resolve.
-func TestBusybox(t *testing.T) {
+// Busybox links statically and asks by itself. Its ping is not here: it wants a
+// raw socket, which only root has outside, and nobody inside.
+func TestBusyboxNslookup(t *testing.T) {
 	both(t, func(w *world) {
-		// nslookup says of a denied name what it says of one that is not.
 		r := w.run("--allow", "example.com", "--", "busybox", "nslookup", "other.example")
 		w.denied(r, "denied dns other.example")
 		wants(t, r.stdout, "NXDOMAIN")
@@ -206,10 +204,6 @@ func TestBusybox(t *testing.T) {
 			t.Error("a denied name was asked for")
 		}
 		wants(t, w.ok(w.run("--allow", "example.com", "--", "busybox", "nslookup", "example.com")), "11.22.0.10", "2a0d:aaaa::10")
-
-		w.denied(w.run("--allow", "example.com", "--", "busybox", "ping", "-c", "1", "-W", "5", "11.22.0.20"), "denied icmp 11.22.0.20")
-		w.untouched(w.other)
-		wants(t, w.ok(w.run("--allow", "example.com", "--", "busybox", "ping", "-c", "1", "-W", "5", "example.com")), "1 packets received")
 	})
 }
 
@@ -233,44 +227,39 @@ func TestBurst(t *testing.T) {
 			case <-r.Context().Done():
 			}
 		}), "*.burst.example")
-		// Each has a name of its own, so that each is looked up.
 		command := []string{"curl", "-sS", "--http1.1", "--no-progress-meter", "--parallel", "--parallel-immediate", "--parallel-max", fmt.Sprint(conns),
-			fmt.Sprintf("https://s[1-%d].burst.example/", conns)}
+			fmt.Sprintf("https://s[1-%d].burst.example/?[1-4]", conns/4)}
 		w.refused(h, "s1.burst.example", 443, command...)
-		out := w.ok(w.run(append([]string{"--allow", "*.burst.example:443/tcp", "--"}, command...)...))
-		for i := range conns {
-			wants(t, out, fmt.Sprintf("s%d.burst.example\n", i+1))
+		r := w.run(append([]string{"--allow", "*.burst.example:443/tcp", "--"}, command...)...)
+		out := w.ok(r)
+		for i := range conns / 4 {
+			if name := fmt.Sprintf("s%d.burst.example\n", i+1); strings.Count(out, name) != 4 {
+				t.Errorf("%d answers from %s", strings.Count(out, name), name)
+			}
+		}
+		if len(r.stderr) > 0 {
+			t.Errorf("stderr: %s", r.stderr)
 		}
 	})
 }
 
-// A name server is a real program, too: what one process of the app looked up,
-// another connects to.
+// Content delivery networks have any number of names on an address.
+func TestManyNamesOnOneAddress(t *testing.T) {
+	both(t, func(w *world) {
+		h := w.Host("11.22.0.41").Name("*.many.example")
+		h.ServeHTTPS(443, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { fmt.Fprintln(rw, r.Host) }), "*.many.example")
+		script := `curl -sS https://s1.many.example; dig +short $(seq -f 's%.0f.many.example' 2 500) > /dev/null; curl -sS --resolve s1.many.example:443:11.22.0.41 https://s1.many.example`
+		out := w.ok(w.run("--allow", "*.many.example", "--", "sh", "-c", script))
+		if out != "s1.many.example\ns1.many.example\n" {
+			t.Errorf("answers: %q", out)
+		}
+	})
+}
+
+// What one process of the app looked up, another may connect to.
 func TestLookupByAnotherProcess(t *testing.T) {
 	both(t, func(w *world) {
 		out := w.ok(w.run("--allow", "example.com", "--", "sh", "-c", `curl -sS --resolve "example.com:443:$(dig +short example.com)" https://example.com`))
 		wants(t, out, "hello from example.com")
 	})
-}
-
-// lines starts a command under a policy, and returns how to await a line of its
-// output. It must not take long.
-func (w *world) lines(ctx context.Context, args ...string) (c *internet.Cmd, expect func(line string)) {
-	w.t.Helper()
-	c = w.Command(ctx, w.user, program, append([]string{"run"}, args...)...)
-	c.Stderr = os.Stderr
-	stdout, err := c.StdoutPipe()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	if err := c.Start(); err != nil {
-		w.t.Fatal(err)
-	}
-	return c, func(line string) {
-		w.t.Helper()
-		b := make([]byte, len(line))
-		if n, err := io.ReadFull(stdout, b); string(b[:n]) != line {
-			w.t.Fatalf("%v: %q instead of %q: %v", args, b[:n], line, err)
-		}
-	}
 }

@@ -89,6 +89,9 @@ func (r *reporter) close() error {
 
 // event records a flow.
 func (r *reporter) event(e proxy.Event) {
+	if r.log == nil && (e.Verdict.Allow || e.Closed) {
+		return // the usual case costs nothing
+	}
 	rec := newRecord("decision", e.Verdict)
 	rec.Proto, rec.Name = e.Proto, e.Name
 	if e.Dst.IsValid() {
@@ -107,6 +110,9 @@ func (r *reporter) event(e proxy.Event) {
 
 // question records a name that was looked up.
 func (r *reporter) question(q dnsguard.Question) {
+	if r.log == nil && q.Verdict.Allow {
+		return
+	}
 	rec := newRecord("dns", q.Verdict)
 	rec.Name, rec.Type = q.Name, q.Type
 	if len(q.Addrs) > 0 {

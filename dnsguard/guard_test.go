@@ -1,0 +1,477 @@
+package dnsguard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"appfw/policy"
+)
+
+// upstream is an Exchanger that answers from records, and remembers what it was asked.
+type upstream struct {
+	mu    sync.Mutex
+	asked []*dns.Msg
+	fill  func(m *dns.Msg) error // completes the reply to a question
+}
+
+func (u *upstream) Exchange(_ context.Context, q *dns.Msg) (*dns.Msg, error) {
+	u.mu.Lock()
+	u.asked = append(u.asked, q.Copy())
+	u.mu.Unlock()
+	m := new(dns.Msg).SetReply(q)
+	return m, u.fill(m)
+}
+
+// zone answers by the first part: owner and type, or owner alone.
+func zone(answers map[string][]string) func(*dns.Msg) error {
+	return func(m *dns.Msg) error {
+		q := m.Question[0]
+		list, ok := answers[q.Name+" "+dns.TypeToString[q.Qtype]]
+		if !ok {
+			list = answers[q.Name]
+		}
+		for _, s := range list {
+			if s == "NXDOMAIN" {
+				m.Rcode = dns.RcodeNameError
+				continue
+			}
+			if rr := record(s); rr.Header().Rrtype == dns.TypeSOA {
+				m.Ns = append(m.Ns, rr)
+			} else {
+				m.Answer = append(m.Answer, rr)
+			}
+		}
+		return nil
+	}
+}
+
+func record(s string) dns.RR {
+	rr, err := dns.NewRR(s)
+	if err != nil {
+		panic(err)
+	}
+	return rr
+}
+
+// fixture is a Guard on a fake upstream and a fake clock.
+type fixture struct {
+	*Guard
+	up  *upstream
+	now time.Time
+	log []Question
+}
+
+func newFixture(t testing.TB, fill func(*dns.Msg) error, rules ...string) *fixture {
+	t.Helper()
+	var lines []policy.Line
+	for _, r := range rules {
+		word, arg, _ := strings.Cut(r, " ")
+		lines = append(lines, policy.Line{Word: word, Arg: arg})
+	}
+	p, err := policy.Compile(policy.Config{Lines: lines})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fixture{up: &upstream{fill: fill}, now: time.Unix(1e9, 0)}
+	f.Guard = New(Config{
+		Policy: func() *policy.Policy { return p }, Upstream: f.up, Pins: new(Pins),
+		Now: func() time.Time { return f.now },
+	})
+	return f
+}
+
+func query(name, qtype string) *dns.Msg {
+	return new(dns.Msg).SetQuestion(name, dns.StringToType[qtype]).SetEdns0(1232, false)
+}
+
+func (f *fixture) ask(name, qtype string) *dns.Msg {
+	return f.Answer(context.Background(), query(name, qtype))
+}
+
+// text is an answer in one line: its RCODE and records.
+func text(m *dns.Msg) string {
+	out := []string{dns.RcodeToString[m.Rcode]}
+	for _, rr := range slices.Concat(m.Answer, m.Ns) {
+		out = append(out, strings.ReplaceAll(strings.ReplaceAll(rr.String(), "\tIN\t", " "), "\t", " "))
+	}
+	return strings.Join(out, " | ")
+}
+
+func ede(m *dns.Msg) *dns.EDNS0_EDE {
+	if opt := m.IsEdns0(); opt != nil {
+		for _, o := range opt.Option {
+			if e, ok := o.(*dns.EDNS0_EDE); ok {
+				return e
+			}
+		}
+	}
+	return &dns.EDNS0_EDE{}
+}
+
+func TestDeniedNamesAskNobody(t *testing.T) {
+	f := newFixture(t, zone(nil), "allow *.ok.example", "deny ads.ok.example")
+	for _, name := range []string{
+		"evil.example.", "EVIL.example.", "ads.ok.example.", "ok.example.", "com.", "a\\000b.ok.example.",
+		"\\.ok.example.", "a\\.b.ok.example.", "1.2.3.4.", "0x7f.1.", "a*.ok.example.", "\\195\\164.ok.example.",
+		"xn--a.ok.example.", "-a.ok.example.", "4.3.2.1.in-addr.arpa.",
+	} {
+		m := f.ask(name, "A")
+		if m.Rcode != dns.RcodeNameError || len(m.Answer) > 0 || len(m.Ns) != 1 || !dns.IsSubDomain(m.Ns[0].Header().Name, name) {
+			t.Errorf("%s: %s", name, text(m))
+		}
+		if e := ede(m); e.InfoCode != dns.ExtendedErrorCodeProhibited || !strings.HasPrefix(e.ExtraText, "appfw: ") {
+			t.Errorf("%s: EDE %d %q", name, e.InfoCode, e.ExtraText)
+		}
+		if m.Question[0].Name != name {
+			t.Errorf("%s: answered as %s", name, m.Question[0].Name)
+		}
+	}
+	if m := f.ask(".", "NS"); m.Rcode != dns.RcodeSuccess || len(m.Answer) > 0 || len(m.Ns) != 1 {
+		t.Errorf("root: %s", text(m))
+	}
+	if n := len(f.up.asked); n != 0 {
+		t.Errorf("%d questions went upstream", n)
+	}
+}
+
+func TestOddMessages(t *testing.T) {
+	f := newFixture(t, zone(nil), "allow any")
+	for _, c := range []struct {
+		what  string
+		edit  func(*dns.Msg)
+		rcode int // -1: no answer
+	}{
+		{"response", func(m *dns.Msg) { m.Response = true }, -1},
+		{"notify", func(m *dns.Msg) { m.Opcode = dns.OpcodeNotify }, dns.RcodeNotImplemented},
+		{"update", func(m *dns.Msg) { m.Opcode = dns.OpcodeUpdate }, dns.RcodeNotImplemented},
+		{"no question", func(m *dns.Msg) { m.Question = nil }, dns.RcodeFormatError},
+		{"two questions", func(m *dns.Msg) { m.Question = append(m.Question, m.Question[0]) }, dns.RcodeFormatError},
+		{"chaos", func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassCHAOS }, dns.RcodeNotImplemented},
+		{"any", func(m *dns.Msg) { m.Question[0].Qtype = dns.TypeANY }, dns.RcodeNotImplemented},
+		{"transfer", func(m *dns.Msg) { m.Question[0].Qtype = dns.TypeAXFR }, dns.RcodeNotImplemented},
+	} {
+		q := query("a.example.", "A")
+		c.edit(q)
+		m := f.Answer(context.Background(), q)
+		if got := m; (got == nil) != (c.rcode < 0) || got != nil && (got.Rcode != c.rcode || got.Id != q.Id || !got.Response) {
+			t.Errorf("%s: %v", c.what, got)
+		}
+	}
+	if n := len(f.up.asked); n != 0 {
+		t.Errorf("%d questions went upstream", n)
+	}
+}
+
+const soa = " 300 IN SOA ns. mbox. 1 2 3 4 20"
+
+func TestAnswers(t *testing.T) {
+	var long []string
+	for i := range 20 {
+		long = append(long, fmt.Sprintf("c%d.x. 9 IN CNAME c%d.x.", i, i+1))
+	}
+	loop := []string{"l1.x. 9 IN CNAME l2.x.", "l2.x. 9 IN CNAME l1.x."}
+	for _, c := range []struct {
+		ask, qtype string
+		records    map[string][]string
+		want       string
+		kept       time.Duration // in the cache
+	}{
+		{"A.x.", "A", map[string][]string{"a.x.": {"a.x. 60 IN A 192.0.2.1"}}, "NOERROR | A.x. 60 A 192.0.2.1", time.Minute},
+		{"a.x.", "A", map[string][]string{"a.x.": {"a.x. 0 IN A 192.0.2.1"}}, "NOERROR | a.x. 0 A 192.0.2.1", 0},
+		{"a.x.", "A", map[string][]string{"a.x.": {"a.x. 2000000 IN A 192.0.2.1"}}, "NOERROR | a.x. 2000000 A 192.0.2.1", maxTTL},
+		{"a.x.", "AAAA", map[string][]string{"a.x.": {"x." + soa}}, "NOERROR | x. 300 SOA ns. mbox. 1 2 3 4 20", 20 * time.Second},
+		{"a.x.", "A", map[string][]string{"a.x.": {"NXDOMAIN", "x." + soa}}, "NXDOMAIN | x. 300 SOA ns. mbox. 1 2 3 4 20", 20 * time.Second},
+		{"a.x.", "A", map[string][]string{"a.x.": {"NXDOMAIN"}}, "NXDOMAIN", 0},
+		{"a.x.", "A", map[string][]string{"a.x.": {}}, "NOERROR", 0},
+		// An alias of nothing, without an SOA, is an absence as well.
+		{"a.x.", "A", map[string][]string{"a.x.": {"a.x. 60 IN CNAME b.y."}}, "NOERROR | a.x. 60 CNAME b.y.", 0},
+		// Chains: in one answer, over several, looped, too long.
+		{"a.x.", "A", map[string][]string{"a.x.": {"B.y. 5 IN A 192.0.2.2", "A.x. 60 IN CNAME b.Y."}},
+			"NOERROR | a.x. 60 CNAME b.Y. | B.y. 5 A 192.0.2.2", 5 * time.Second},
+		{"a.x.", "A", map[string][]string{"a.x.": {"a.x. 60 IN CNAME b.y."}, "b.y.": {"b.y. 60 IN CNAME c.z."}, "c.z.": {"c.z. 7 IN A 192.0.2.3"}},
+			"NOERROR | a.x. 60 CNAME b.y. | b.y. 60 CNAME c.z. | c.z. 7 A 192.0.2.3", 7 * time.Second},
+		{"a.x.", "CNAME", map[string][]string{"a.x.": {"a.x. 60 IN CNAME b.y."}}, "NOERROR | a.x. 60 CNAME b.y.", time.Minute},
+		{"l1.x.", "A", map[string][]string{"l1.x.": loop}, "NOERROR | l1.x. 9 CNAME l2.x. | l2.x. 9 CNAME l1.x.", 0},
+		{"l1.x.", "A", map[string][]string{"l1.x.": loop[:1], "l2.x.": loop[1:]}, "NOERROR | l1.x. 9 CNAME l2.x. | l2.x. 9 CNAME l1.x.", 0},
+		{"c0.x.", "A", map[string][]string{"c0.x.": long}, "SERVFAIL", 0},
+		{"c8.x.", "A", map[string][]string{"c8.x.": append(long, "c20.x. 9 IN A 192.0.2.9")}, "NOERROR" + links(long[8:]) + " | c20.x. 9 A 192.0.2.9", 9 * time.Second},
+		{"c7.x.", "A", map[string][]string{"c7.x.": append(long, "c20.x. 9 IN A 192.0.2.9")}, "SERVFAIL", 0},
+		// Poison: other owners, other types, other zones.
+		{"a.x.", "A", map[string][]string{"a.x.": {"a.x. 60 IN A 192.0.2.1", "bank.example. 60 IN A 203.0.113.6", "a.x. 60 IN AAAA 2001:db8::6",
+			"a.x. 60 IN HTTPS 1 . ipv4hint=203.0.113.6", "b.a.x. 60 IN A 203.0.113.6", "a.x. 60 CH A 203.0.113.6"}}, "NOERROR | a.x. 60 A 192.0.2.1", time.Minute},
+		{"a.x.", "A", map[string][]string{"a.x.": {"NXDOMAIN", "bank.example." + soa, "b.a.x." + soa}}, "NXDOMAIN", 0},
+		// ECH goes, everything else stays.
+		{"a.x.", "HTTPS", map[string][]string{"a.x.": {"a.x. 60 IN HTTPS 1 . alpn=h2 ipv4hint=192.0.2.7 ech=AAAA ipv6hint=2001:db8::7"}},
+			`NOERROR | a.x. 60 HTTPS 1 . alpn="h2" ipv4hint="192.0.2.7" ipv6hint="2001:db8::7"`, time.Minute},
+		{"a.x.", "SVCB", map[string][]string{"a.x.": {"a.x. 60 IN SVCB 1 . ech=AAAA"}}, `NOERROR | a.x. 60 SVCB 1 .`, time.Minute},
+	} {
+		f := newFixture(t, zone(c.records), "allow any")
+		if got := text(f.ask(c.ask, c.qtype)); got != c.want {
+			t.Errorf("%s %s:\n got %s\nwant %s", c.ask, c.qtype, got, c.want)
+		}
+		fresh := func() bool {
+			before := len(f.up.asked)
+			f.ask(strings.ToUpper(c.ask), c.qtype)
+			return len(f.up.asked) == before
+		}
+		if f.now = f.now.Add(c.kept - 1); c.kept > 0 && !fresh() {
+			t.Errorf("%s %s: gone before %s", c.ask, c.qtype, c.kept)
+		}
+		if f.now = f.now.Add(1); fresh() {
+			t.Errorf("%s %s: there after %s", c.ask, c.qtype, c.kept)
+		}
+		for _, q := range f.up.asked {
+			if q.Question[0].Name != strings.ToLower(q.Question[0].Name) && q.Question[0].Name == strings.ToUpper(c.ask) {
+				t.Errorf("upstream saw the app's case: %s", q.Question[0].Name)
+			}
+		}
+	}
+}
+
+func links(records []string) (s string) {
+	for _, r := range records {
+		s += " | " + strings.Replace(r, " IN ", " ", 1)
+	}
+	return s
+}
+
+func TestCacheAgesAndKeepsCase(t *testing.T) {
+	f := newFixture(t, zone(map[string][]string{"a.x.": {"a.x. 60 IN CNAME b.x.", "b.x. 90 IN A 192.0.2.1"}}), "allow any")
+	f.ask("a.x.", "A")
+	f.now = f.now.Add(45 * time.Second)
+	if got, want := text(f.ask("A.X.", "A")), "NOERROR | A.X. 15 CNAME b.x. | b.x. 45 A 192.0.2.1"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if len(f.up.asked) != 1 {
+		t.Errorf("asked %d times", len(f.up.asked))
+	}
+	f.now = f.now.Add(-time.Hour) // a clock set back
+	if got, want := text(f.ask("a.x.", "A")), "NOERROR | a.x. 60 CNAME b.x. | b.x. 90 A 192.0.2.1"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	for i := range maxEntries + 10 {
+		f.cache.put(key{policy.Name(fmt.Sprint("n", i)), 1, false}, &entry{stored: f.now, expires: f.now.Add(time.Minute)})
+	}
+	if n := len(f.cache.entries); n != maxEntries || f.cache.used.Len() != n {
+		t.Errorf("%d entries", n)
+	}
+}
+
+func TestNothingOfTheAppsGoesUpstream(t *testing.T) {
+	f := newFixture(t, zone(map[string][]string{"a.x.": {"a.x. 60 IN A 192.0.2.1"}}), "allow any")
+	q := query("A.x.", "A")
+	q.Extra = append(q.Extra, record("secret.x. 1 IN TXT leak"))
+	q.CheckingDisabled, q.AuthenticatedData, q.Id = true, true, 7
+	opt := q.IsEdns0()
+	opt.Option = []dns.EDNS0{&dns.EDNS0_LOCAL{Code: 65001, Data: []byte("leak")}, &dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, Address: []byte{192, 0, 2, 0}}}
+	f.Answer(context.Background(), q)
+	got := f.up.asked[0]
+	want := question("a.x.", dns.TypeA, false)
+	want.Id = got.Id
+	if got.String() != want.String() {
+		t.Errorf("got %v\nwant %v", got, want)
+	}
+}
+
+func TestCoalesces(t *testing.T) {
+	const n = 100
+	var waiting sync.WaitGroup
+	release := make(chan struct{})
+	f := newFixture(t, func(m *dns.Msg) error {
+		<-release
+		m.Answer = []dns.RR{record("a.x. 60 IN A 192.0.2.1")}
+		return nil
+	}, "allow any")
+	for range n {
+		waiting.Go(func() {
+			ctx, cancel := context.WithCancel(context.Background())
+			cancel() // that one leaves does not concern the others
+			if got := text(f.Answer(ctx, query("a.x.", "A"))); got != "NOERROR | a.x. 60 A 192.0.2.1" {
+				t.Error(got)
+			}
+		})
+	}
+	close(release)
+	waiting.Wait()
+	if n := len(f.up.asked); n != 1 {
+		t.Errorf("asked %d times", n)
+	}
+}
+
+func TestBusy(t *testing.T) {
+	var running sync.WaitGroup
+	started, release := make(chan struct{}, maxInFlight), make(chan struct{})
+	f := newFixture(t, func(*dns.Msg) error { started <- struct{}{}; <-release; return nil }, "allow any")
+	for i := range maxInFlight {
+		running.Go(func() { f.ask(fmt.Sprintf("n%d.x.", i), "A") })
+	}
+	for range maxInFlight {
+		<-started
+	}
+	if m := f.ask("more.x.", "A"); m.Rcode != dns.RcodeServerFailure {
+		t.Error(text(m))
+	}
+	close(release)
+	running.Wait()
+	if m := f.ask("more.x.", "A"); m.Rcode != dns.RcodeSuccess {
+		t.Error(text(m))
+	}
+}
+
+func TestUpstreamFailures(t *testing.T) {
+	for what, fill := range map[string]func(*dns.Msg) error{
+		"error":    func(*dns.Msg) error { return errors.New("broken") },
+		"servfail": func(m *dns.Msg) error { m.Rcode = dns.RcodeServerFailure; return nil },
+		"refused":  func(m *dns.Msg) error { m.Rcode = dns.RcodeRefused; return nil },
+	} {
+		f := newFixture(t, fill, "allow any")
+		var logged []Question
+		f.Log = func(q Question) { logged = append(logged, q) }
+		m := f.ask("a.x.", "A")
+		if m.Rcode != dns.RcodeServerFailure || ede(m).InfoCode != dns.ExtendedErrorCodeNetworkError {
+			t.Errorf("%s: %v", what, m)
+		}
+		if len(logged) != 1 || !strings.Contains(logged[0].Verdict.Reason, "resolvers failed") {
+			t.Errorf("%s: logged %v", what, logged)
+		}
+		if f.ask("a.x.", "A"); len(f.up.asked) != 2 {
+			t.Errorf("%s: a failure was kept", what)
+		}
+	}
+}
+
+func TestPinning(t *testing.T) {
+	f := newFixture(t, zone(map[string][]string{
+		"a.x. A":     {"a.x. 60 IN CNAME b.y.", "b.y. 60 IN A 192.0.2.1", "b.y. 60 IN A 192.0.2.2"},
+		"a.x. AAAA":  {"a.x. 60 IN AAAA ::ffff:192.0.2.3"},
+		"a.x. HTTPS": {"a.x. 60 IN HTTPS 1 . ipv4hint=192.0.2.4 ipv6hint=2001:db8::4"},
+	}), "allow any")
+	one := netip.MustParseAddr("192.0.2.1")
+	for _, qtype := range []string{"A", "AAAA", "HTTPS"} {
+		f.ask("a.x.", qtype)
+	}
+	for _, s := range []string{"192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4", "2001:db8::4"} {
+		if got := f.Pins.Names(netip.MustParseAddr(s), f.now); !slices.Equal(got, []policy.Name{"a.x"}) {
+			t.Errorf("%s: %v", s, got)
+		}
+	}
+	*f.Pins = Pins{}
+	if f.ask("a.x.", "A"); len(f.up.asked) != 3 || !f.Pins.Has(one, "a.x", f.now) {
+		t.Error("an answer out of the cache was not pinned")
+	}
+	if f.Pins.Has(one, "b.y", f.now) {
+		t.Error("pinned to a name that was not asked for")
+	}
+	if !f.Pins.Has(one, "a.x", f.now.Add(pinLife)) || f.Pins.Has(one, "a.x", f.now.Add(pinLife+1)) {
+		t.Error("not pinned for pinLife")
+	}
+}
+
+func TestPinsAreBounded(t *testing.T) {
+	var p Pins
+	now := time.Unix(1e9, 0)
+	a := netip.MustParseAddr("192.0.2.1")
+	for i := range maxNamesAPinned + 5 {
+		p.Give(policy.Name(fmt.Sprint("n", i)), []netip.Addr{a, a}, 0, now)
+	}
+	names := p.Names(a, now)
+	if len(names) != maxNamesAPinned || names[0] != policy.Name(fmt.Sprint("n", maxNamesAPinned+4)) || names[len(names)-1] != "n5" {
+		t.Errorf("%d names, %v to %v", len(names), names[0], names[len(names)-1])
+	}
+	p.Give("long", []netip.Addr{a}, 1<<62, now)
+	if p.Has(a, "long", now.Add(maxTTL+1)) {
+		t.Error("pinned for ever")
+	}
+	next := netip.MustParseAddr("10.0.0.0")
+	for range maxPinned + 100 {
+		p.Give("many", []netip.Addr{next}, 0, now)
+		next = next.Next()
+	}
+	if len(p.addrs) != maxPinned || !p.Has(next.Prev(), "many", now) {
+		t.Errorf("%d addresses", len(p.addrs))
+	}
+	p.Give("late", []netip.Addr{netip.IPv6Loopback()}, 0, now.Add(pinLife+1))
+	if n := len(p.addrs); n != 1 && n != 2 { // a may have stayed: it was pinned for longer
+		t.Errorf("%d addresses after the others were out of date", n)
+	}
+}
+
+func TestLocalAnswers(t *testing.T) {
+	f := newFixture(t, zone(nil), "allow ok.example", "allow h.example")
+	f.Hosts = map[policy.Name][]netip.Addr{"h.example": {netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("fd00::7")}, "no.example": {netip.MustParseAddr("10.0.0.8")}}
+	f.Pins.Give("ok.example", []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}, 0, f.now)
+	for _, c := range []struct{ ask, qtype, want string }{
+		{"H.example.", "A", "NOERROR | H.example. 60 A 10.0.0.7"},
+		{"h.example.", "AAAA", "NOERROR | h.example. 60 AAAA fd00::7"},
+		{"localhost.", "A", "NOERROR | localhost. 60 A 127.0.0.1"},
+		{"a.LOCALHOST.", "AAAA", "NOERROR | a.LOCALHOST. 60 AAAA ::1"},
+		{"localhost.", "TXT", "NOERROR"},
+		{"1.2.0.192.in-addr.arpa.", "PTR", "NOERROR | 1.2.0.192.in-addr.arpa. 60 PTR ok.example."},
+		{"1." + strings.Repeat("0.", 23) + "8.b.d.0.1.0.0.2.ip6.arpa.", "PTR", "NOERROR | 1." + strings.Repeat("0.", 23) + "8.b.d.0.1.0.0.2.ip6.arpa. 60 PTR ok.example."},
+	} {
+		if got := text(f.ask(c.ask, c.qtype)); got != c.want {
+			t.Errorf("%s %s: %s", c.ask, c.qtype, got)
+		}
+	}
+	if !f.Pins.Has(netip.MustParseAddr("10.0.0.7"), "h.example", f.now) {
+		t.Error("an address out of the hosts file was not pinned")
+	}
+	for _, name := range []string{"no.example.", "2.2.0.192.in-addr.arpa.", "01.2.0.192.in-addr.arpa.", "2.0.192.in-addr.arpa.",
+		"+1.2.0.192.in-addr.arpa.", "1.ip6.arpa.", strings.Repeat("+.", 32) + "ip6.arpa.", strings.Repeat("ab.", 32) + "ip6.arpa."} {
+		if m := f.ask(name, "PTR"); m.Rcode != dns.RcodeNameError {
+			t.Errorf("%s: %s", name, text(m))
+		}
+	}
+	if n := len(f.up.asked); n != 0 {
+		t.Errorf("%d questions went upstream", n)
+	}
+}
+
+func TestAnswersFitTheClient(t *testing.T) {
+	f := newFixture(t, func(m *dns.Msg) error {
+		for i := range 500 {
+			m.Answer = append(m.Answer, record(fmt.Sprintf("a.x. 60 IN A 10.0.%d.%d", i/256, i%256)))
+		}
+		return nil
+	}, "allow *.x")
+	deniedName := strings.Repeat(strings.Repeat("a", 62)+".", 3) + strings.Repeat("-", 60) + ".y."
+	for _, c := range []struct {
+		name       string
+		udp, limit int // udp 0: without EDNS
+		truncated  bool
+	}{{"a.x.", 0, 512, true}, {"a.x.", 1, 512, true}, {"a.x.", 1232, 1232, true}, {"a.x.", 65535, 4096, true}, {deniedName, 512, 512, false}, {deniedName, 0, 512, false}} {
+		q := new(dns.Msg).SetQuestion(c.name, dns.TypeA)
+		if c.udp > 0 {
+			q.SetEdns0(uint16(c.udp), false)
+		}
+		packed, _ := q.Pack()
+		answer := f.AnswerPacket(context.Background(), packed)
+		m := new(dns.Msg)
+		if err := m.Unpack(answer); err != nil || len(answer) > c.limit || m.Truncated != c.truncated || (m.IsEdns0() != nil) != (c.udp > 0) {
+			t.Errorf("%.9s %d: %d bytes, truncated %t, %v", c.name, c.udp, len(answer), m.Truncated, err)
+		}
+	}
+	if !f.Pins.Has(netip.MustParseAddr("10.0.1.243"), "a.x", f.now) {
+		t.Error("not all of a truncated answer is pinned")
+	}
+}
+
+func BenchmarkAnswerCached(b *testing.B) {
+	f := newFixture(b, zone(map[string][]string{"a.x.": {"a.x. 60 IN CNAME b.x.", "b.x. 90 IN A 192.0.2.1", "b.x. 90 IN A 192.0.2.2"}}), "allow *.x", "deny any/udp")
+	packed, _ := query("a.x.", "A").Pack()
+	b.ReportAllocs()
+	for b.Loop() {
+		if f.AnswerPacket(context.Background(), packed) == nil {
+			b.Fatal("no answer")
+		}
+	}
+}
