@@ -64,7 +64,8 @@ func New(c Config) *Guard {
 }
 
 // Answer answers one query message. It is nil if the message deserves none: it
-// is a response itself.
+// is a response itself. ctx is that of the service, not of who asks: others may
+// wait for the same answer.
 func (g *Guard) Answer(ctx context.Context, q *dns.Msg) *dns.Msg {
 	switch {
 	case q.Response:
@@ -147,8 +148,6 @@ func (g *Guard) resolve(ctx context.Context, name policy.Name, q *dns.Msg) (*dns
 	if e := g.cache.get(k, g.Now()); e != nil {
 		return e.answer(q, g.Now()), nil
 	}
-	// Whoever asks first must not take the answer from the others by leaving.
-	ctx = context.WithoutCancel(ctx)
 	v, err, _ := g.inFlight.Do(k.String(), func() (any, error) {
 		select {
 		case g.slots <- struct{}{}:

@@ -67,7 +67,6 @@ type fixture struct {
 	*Guard
 	up  *upstream
 	now time.Time
-	log []Question
 }
 
 func newFixture(t testing.TB, fill func(*dns.Msg) error, rules ...string) *fixture {
@@ -293,9 +292,7 @@ func TestCoalesces(t *testing.T) {
 	}, "allow any")
 	for range n {
 		waiting.Go(func() {
-			ctx, cancel := context.WithCancel(context.Background())
-			cancel() // that one leaves does not concern the others
-			if got := text(f.Answer(ctx, query("a.x.", "A"))); got != "NOERROR | a.x. 60 A 192.0.2.1" {
+			if got := text(f.ask("a.x.", "A")); got != "NOERROR | a.x. 60 A 192.0.2.1" {
 				t.Error(got)
 			}
 		})
@@ -323,6 +320,28 @@ func TestBusy(t *testing.T) {
 	close(release)
 	running.Wait()
 	if m := f.ask("more.x.", "A"); m.Rcode != dns.RcodeSuccess {
+		t.Error(text(m))
+	}
+}
+
+// until is an Exchanger that answers when its context ends.
+type until struct{ asked chan struct{} }
+
+func (u until) Exchange(ctx context.Context, _ *dns.Msg) (*dns.Msg, error) {
+	close(u.asked)
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// The end of the service ends questions in flight: nobody waits for a silent
+// resolver after the app has ended.
+func TestEndOfService(t *testing.T) {
+	f := newFixture(t, nil, "allow any")
+	u := until{make(chan struct{})}
+	f.Upstream = u
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() { <-u.asked; cancel() }()
+	if m := f.Answer(ctx, query("a.x.", "A")); m.Rcode != dns.RcodeServerFailure {
 		t.Error(text(m))
 	}
 }
@@ -443,7 +462,7 @@ func TestAnswersFitTheClient(t *testing.T) {
 		}
 		return nil
 	}, "allow *.x")
-	deniedName := strings.Repeat(strings.Repeat("a", 62)+".", 3) + strings.Repeat("-", 60) + ".y."
+	deniedName := strings.Repeat(strings.Repeat("a", 62)+".", 3) + strings.Repeat("1", 60) + "."
 	for _, c := range []struct {
 		name       string
 		udp, limit int // udp 0: without EDNS
