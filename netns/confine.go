@@ -2,15 +2,14 @@ package netns
 
 import (
 	"fmt"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 // confine takes from the calling thread, for good, all that a program could use
-// to get round its network namespace, and makes it the given user. What it
-// starts inherits that (capabilities(7), prctl(2), seccomp(2)).
-func confine(u *User) error {
+// to get round its network namespace. What it starts inherits that
+// (capabilities(7), prctl(2), seccomp(2)).
+func confine() error {
 	// Nothing it executes gains anything: no setuid bit, no file capability.
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("no_new_privs: %w", err)
@@ -33,11 +32,6 @@ func confine(u *User) error {
 	if err := unix.Prctl(unix.PR_SET_SECUREBITS, bits, 0, 0, 0); err != nil {
 		return fmt.Errorf("set securebits: %w", err)
 	}
-	if u != nil {
-		if err := u.become(); err != nil {
-			return err
-		}
-	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var none [2]unix.CapUserData
 	if err := unix.Capset(&header, &none[0]); err != nil {
@@ -51,28 +45,3 @@ const (
 	secbitNoRoot        = 1 << 0
 	secbitNoSetuidFixup = 1 << 2
 )
-
-// User is who the app runs as.
-type User struct {
-	UID, GID uint32
-	Groups   []uint32
-}
-
-// become changes the ids of the calling thread alone.
-func (u *User) become() error {
-	var groups *uint32
-	if len(u.Groups) > 0 {
-		groups = &u.Groups[0]
-	}
-	if _, _, e := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(u.Groups)), uintptr(unsafe.Pointer(groups)), 0); e != 0 {
-		return fmt.Errorf("set groups: %w", e)
-	}
-	g, id := uintptr(u.GID), uintptr(u.UID)
-	if _, _, e := unix.RawSyscall(unix.SYS_SETRESGID, g, g, g); e != 0 {
-		return fmt.Errorf("become group %d: %w", u.GID, e)
-	}
-	if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, id, id, id); e != 0 {
-		return fmt.Errorf("become user %d: %w", u.UID, e)
-	}
-	return nil
-}

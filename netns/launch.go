@@ -19,7 +19,6 @@ type Command struct {
 	Env   []string
 	Dir   string // absolute
 	Files [3]*os.File
-	User  *User // nil: as the process itself
 	View  View
 }
 
@@ -51,11 +50,11 @@ func (c Command) start(ns *Namespace) (int, error) {
 	if err := unix.Setns(int(ns.file.Fd()), unix.CLONE_NEWNET); err != nil {
 		return 0, fmt.Errorf("enter the app's network namespace: %w", err)
 	}
-	c.permit()
+	permit()
 	if err := c.View.mount(); err != nil {
 		return 0, err
 	}
-	if err := confine(c.User); err != nil {
+	if err := confine(); err != nil {
 		return 0, err
 	}
 	// The working directory is found anew: the old one lies under the mounts.
@@ -84,11 +83,8 @@ func (c Command) start(ns *Namespace) (int, error) {
 // permit lets the app do in its own namespace what needs no capability on most
 // hosts: send echo requests (icmp(7)), and what root expects: bind ports below
 // 1024 (ip(7)). Where /proc/sys cannot be written, it has to do without.
-func (c Command) permit() {
+func permit() {
 	gid := os.Getegid()
-	if c.User != nil {
-		gid = int(c.User.GID)
-	}
 	_ = os.WriteFile("/proc/sys/net/ipv4/ping_group_range", fmt.Appendf(nil, "%d %d", gid, gid), 0)
 	_ = os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("0"), 0)
 	_ = os.WriteFile("/proc/sys/net/ipv4/tcp_congestion_control", []byte("reno"), 0) // see reno

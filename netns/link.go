@@ -112,6 +112,9 @@ func setUp(e end) (ipv6 bool, err error) {
 	if err := netlink.LinkSetIP6AddrGenMode(link, addrGenModeNone); err != nil && !noIPv6(err) {
 		return false, fmt.Errorf("%s: address generation mode: %w", e.device, err)
 	}
+	if err := setGRO(e.device); err != nil {
+		return false, err
+	}
 	if err := netlink.LinkSetUp(link); err != nil {
 		return false, fmt.Errorf("set %s up: %w", e.device, err)
 	}

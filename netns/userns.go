@@ -12,18 +12,26 @@ import (
 )
 
 // capabilities are what the process in the user namespace holds there: to make
-// and configure namespaces, to mount, to become the app's user, and to drop all.
+// namespaces and to mount, to configure networks, to send whole packets, to
+// bind port 53, to take everything from the app, and to read a policy that root
+// alone may read.
 var capabilities = []uintptr{
 	unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE,
-	unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_SETPCAP, unix.CAP_KILL,
-	unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_SYS_CHROOT,
+	unix.CAP_SETPCAP, unix.CAP_DAC_READ_SEARCH,
+}
+
+// User is who a process runs as.
+type User struct {
+	UID, GID uint32
+	Groups   []uint32
 }
 
 // InUserNamespace sets cmd up to start in a new user namespace (and in the
 // caller's network namespace) with the capabilities that this package needs
-// there. User and group ids mean the same inside as outside: an ordinary user's
-// own are mapped, and root's all (user_namespaces(7)).
-func InUserNamespace(cmd *exec.Cmd) {
+// there, as user u; nil is the caller. User and group ids mean the same inside
+// as outside: an ordinary user's own are mapped, and root's all
+// (user_namespaces(7)).
+func InUserNamespace(cmd *exec.Cmd, u *User) {
 	size := 1
 	uid, gid := os.Getuid(), os.Getgid()
 	setgroups := false
@@ -36,6 +44,9 @@ func InUserNamespace(cmd *exec.Cmd) {
 		GidMappings:                identity(gid, size, "/proc/self/gid_map"),
 		GidMappingsEnableSetgroups: setgroups,
 		AmbientCaps:                capabilities,
+	}
+	if u != nil {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: u.UID, Gid: u.GID, Groups: u.Groups}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,6 +37,9 @@ type Config struct {
 type Proxy struct {
 	Config
 	echoes chan struct{} // one for each echo request on its way
+
+	mu      sync.Mutex
+	intakes []*intake // those that are served
 }
 
 // New makes a Proxy.
@@ -55,6 +59,7 @@ type intake struct {
 
 	mu      sync.Mutex
 	pending map[flowKey]*pendingTCP // SYNs that were let in or are being dialled
+	relays  map[*relay]struct{}
 	udp     map[flowKey]*udpFlow
 	opening map[flowKey][]netns.Packet // first datagrams that wait for their sockets
 
@@ -72,10 +77,14 @@ func (p *Proxy) Serve(ctx context.Context, gate *netns.Gate) error {
 	in := &intake{
 		Proxy: p, gate: gate, ctx: ctx,
 		pending:  make(map[flowKey]*pendingTCP),
+		relays:   make(map[*relay]struct{}),
 		udp:      make(map[flowKey]*udpFlow),
 		opening:  make(map[flowKey][]netns.Packet),
 		resolver: newConnListener(),
 	}
+	p.mu.Lock()
+	p.intakes = append(p.intakes, in)
+	p.mu.Unlock()
 	in.work.Go(func() { _ = p.Guard.Serve(ctx, []net.Listener{in.resolver}, nil) })
 	for _, l := range gate.Listeners {
 		in.work.Go(func() { in.accept(l) })
@@ -88,6 +97,9 @@ func (p *Proxy) Serve(ctx context.Context, gate *netns.Gate) error {
 	}
 	in.mu.Unlock()
 	in.work.Wait()
+	p.mu.Lock()
+	p.intakes = slices.DeleteFunc(p.intakes, func(x *intake) bool { return x == in })
+	p.mu.Unlock()
 	return err
 }
 

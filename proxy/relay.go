@@ -22,13 +22,15 @@ type relay struct {
 	// nil: the connection is not looked at.
 	judge   func(policy.Name) bool
 	garbled func(error)
+
+	sent chan struct{} // closed when all that the app sent was passed on
 }
 
 // run relays until both directions have ended, or ctx. An end of data is passed
 // on as such, an error as a reset. It returns the payload bytes that the app
 // sent, and that it received, and closes both connections.
 func (r *relay) run(ctx context.Context) (sent, received int64) {
-	stop := context.AfterFunc(ctx, r.abort)
+	stop := context.AfterFunc(ctx, r.cut)
 	defer stop()
 	var up, down atomic.Int64
 	var downward sync.WaitGroup
@@ -42,11 +44,41 @@ func (r *relay) run(ctx context.Context) (sent, received int64) {
 	if r.upward(&up) != nil {
 		r.abort()
 	}
+	close(r.sent)
 	downward.Wait()
 	r.app.Close()
 	r.out.Close()
 	return up.Load(), down.Load()
 }
+
+// cut ends the relay from outside. What the app sent in whole is still
+// delivered, as after the exit of any program; all else is reset.
+func (r *relay) cut() {
+	select {
+	case <-r.sent:
+		reset(r.app)
+		r.out.Close()
+	default:
+		r.abort()
+	}
+}
+
+// appEnded tells whether the app has ended its direction.
+func (r *relay) appEnded() bool {
+	raw, err := r.app.SyscallConn()
+	if err != nil {
+		return false
+	}
+	ended := false
+	_ = raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		ended = err == nil && info.State == tcpCloseWait
+	})
+	return ended
+}
+
+// tcpCloseWait is TCP_CLOSE_WAIT of net/tcp_states.h: a FIN has come.
+const tcpCloseWait = 8
 
 // abort resets both connections.
 func (r *relay) abort() {

@@ -51,7 +51,8 @@ type running struct {
 func start(t testing.TB, allowed policy.Name) *running {
 	t.Helper()
 	x := &running{ended: make(chan [2]int64, 1)}
-	var r relay
+	r := relay{sent: make(chan struct{})}
+	r.sent = make(chan struct{})
 	x.client, r.app = pair(t)
 	r.out, x.server = pair(t)
 	for _, c := range []net.Conn{x.client, x.server} {

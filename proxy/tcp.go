@@ -33,7 +33,7 @@ type pendingTCP struct {
 	name    policy.Name
 	started time.Time
 	out     *net.TCPConn // to the destination; nil while dialling and for the resolver
-	letIn   bool
+	letIn   time.Time   // zero before
 	expiry  *time.Timer // nil while dialling
 }
 
@@ -103,7 +103,7 @@ func (in *intake) dial(p netns.Packet, k flowKey, c *pendingTCP) {
 // letIn lets the held SYN in. If the app has left by now, the connection expires.
 func (in *intake) letIn(p netns.Packet, k flowKey, c *pendingTCP) {
 	in.mu.Lock()
-	c.letIn = true
+	c.letIn = in.Now()
 	c.expiry = time.AfterFunc(handshakeTime, func() {
 		if in.take(k) == c && c.out != nil {
 			c.out.Close()
@@ -120,8 +120,13 @@ func (in *intake) letIn(p netns.Packet, k flowKey, c *pendingTCP) {
 func (in *intake) take(k flowKey) *pendingTCP {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	return in.takeLocked(k)
+}
+
+// takeLocked is take with in.mu held.
+func (in *intake) takeLocked(k flowKey) *pendingTCP {
 	c := in.pending[k]
-	if c == nil || !c.letIn {
+	if c == nil || c.letIn.IsZero() {
 		return nil
 	}
 	delete(in.pending, k)
@@ -147,21 +152,27 @@ func (in *intake) accept(l net.Listener) {
 		}
 		tcp := conn.(*net.TCPConn)
 		k := flowKey{addrPort(tcp.RemoteAddr()), addrPort(tcp.LocalAddr())}
-		c := in.take(k)
+		var r *relay
+		in.mu.Lock()
+		c := in.takeLocked(k)
+		if c != nil && c.out != nil {
+			r = &relay{app: tcp, out: c.out, sent: make(chan struct{})}
+			in.relays[r] = struct{}{}
+		}
+		in.mu.Unlock()
 		switch {
 		case c == nil: // nothing was decided on it: it must not be
 			reset(tcp)
-		case c.out == nil:
+		case r == nil:
 			in.work.Go(func() { in.resolver.hand(tcp) })
 		default:
-			in.work.Go(func() { in.serveTCP(tcp, k.dst, c) })
+			in.work.Go(func() { in.serveTCP(r, k.dst, c) })
 		}
 	}
 }
 
 // serveTCP relays a connection and reports its end.
-func (in *intake) serveTCP(app *net.TCPConn, dst netip.AddrPort, c *pendingTCP) {
-	r := relay{app: app, out: c.out}
+func (in *intake) serveTCP(r *relay, dst netip.AddrPort, c *pendingTCP) {
 	if c.verdict.ByName || in.Policy().JudgesNames() {
 		r.judge = func(shown policy.Name) bool { return in.judgeShown(dst, shown) }
 		r.garbled = func(err error) {
@@ -169,6 +180,9 @@ func (in *intake) serveTCP(app *net.TCPConn, dst netip.AddrPort, c *pendingTCP) 
 		}
 	}
 	sent, received := r.run(in.ctx)
+	in.mu.Lock()
+	delete(in.relays, r)
+	in.mu.Unlock()
 	in.Log(Event{
 		Closed: true, Verdict: c.verdict, Proto: "tcp", Dst: dst, Name: string(c.name),
 		Sent: sent, Received: received, Duration: in.Now().Sub(c.started),

@@ -58,7 +58,7 @@ func examine(w io.Writer) error {
 	fmt.Fprintf(w, "      Linux %s, as uid %d\n", unix.ByteSliceToString(release.Release[:]), os.Getuid())
 	cmd := exec.Command("/proc/self/exe", probeCommand)
 	cmd.Stdout, cmd.Stderr = w, os.Stderr
-	netns.InUserNamespace(cmd)
+	netns.InUserNamespace(cmd, nil)
 	err := cmd.Start()
 	if say(w, "user namespace", err, netns.ExplainUserNamespace(err)) != nil {
 		return &exitError{code: 1}
@@ -128,12 +128,8 @@ func probe(w io.Writer) error {
 
 // startTrue runs true(1), confined.
 func startTrue(app *netns.Namespace, host hostConfig) error {
-	user, err := appUser("")
-	if err != nil {
-		return err
-	}
 	pid, err := app.Start(netns.Command{
-		Args: []string{"true"}, Dir: "/", User: user, View: appView(host, nil, user),
+		Args: []string{"true"}, Dir: "/", View: appView(host, nil),
 		Files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
 	})
 	if err != nil {

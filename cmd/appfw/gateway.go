@@ -48,6 +48,7 @@ func newGateway() *cobra.Command {
 func serveApp(flags runFlags, args []string, control *os.File) error {
 	runtime.LockOSThread() // keeps the main thread, of which /proc/self speaks, from other work
 	unix.CloseOnExec(controlFD)
+	unix.CloseOnExec(logFD)
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("forbid others to look into the gateway: %w", err)
 	}
@@ -57,18 +58,11 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 	if err != nil {
 		return err
 	}
-	user, err := appUser(flags.user)
-	if err != nil {
-		return err
-	}
 	host, err := readHost()
 	if err != nil {
 		return err
 	}
-	report, err := newReporter(flags, host.resolv)
-	if err != nil {
-		return err
-	}
+	report := newReporter(flags, host.resolv)
 	dir, err := os.Getwd()
 	if err != nil {
 		return fmt.Errorf("find the working directory: %w", err)
@@ -103,9 +97,9 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 
 	watch := newAppSignals()
 	pid, err := g.app.Start(netns.Command{
-		Args: args, Env: os.Environ(), Dir: dir, User: user,
+		Args: args, Env: os.Environ(), Dir: dir,
 		Files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
-		View:  appView(host, rules.Shown, user),
+		View:  appView(host, rules.Shown),
 	})
 	if exec, ok := errors.AsType[*netns.ExecError](err); ok {
 		if errors.Is(err, os.ErrNotExist) {
@@ -124,7 +118,7 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 	}()
 	go watch.pass(pid, control)
 	status := await(pid, control)
-	g.drain()
+	g.drain(p)
 	cancel()
 	serving.Wait()
 	if err := report.close(); err != nil {
@@ -171,12 +165,17 @@ func openGateway() (*gateway, error) {
 	return g, err
 }
 
-// drain lets the last packets of an app that has exited be judged and recorded.
-func (g *gateway) drain() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+// drain lets the last packets of an app that has exited be judged and recorded,
+// and what it sent be delivered.
+func (g *gateway) drain(p *proxy.Proxy) {
+	judging, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	g.gate.Drain(ctx, g.app)
-	g.loopback.Drain(ctx, g.app)
+	g.gate.Drain(judging, g.app)
+	g.loopback.Drain(judging, g.app)
+	delivering, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	closing, _ := g.app.Closing() // without, only what has come whole is waited for
+	p.Linger(delivering, closing)
 }
 
 // parallel runs the functions at the same time and joins their errors.

@@ -46,11 +46,8 @@ func readHost() (hostConfig, error) {
 // appView is what the app sees of the host's files: resolv.conf and
 // nsswitch.conf lead to appfw's resolver, and the sockets through which another
 // process would resolve, connect or run programs for it are hidden.
-func appView(h hostConfig, shown []string, u *netns.User) netns.View {
+func appView(h hostConfig, shown []string) netns.View {
 	uid := os.Getuid()
-	if u != nil {
-		uid = int(u.UID)
-	}
 	runtimeDir := fmt.Sprintf("/run/user/%d", uid)
 	v := netns.View{
 		Files:   map[string][]byte{"/etc/resolv.conf": resolvConf(h.resolv)},

@@ -52,7 +52,8 @@ type reporter struct {
 	seen   map[string]bool
 }
 
-func newReporter(f runFlags, host dnsguard.ResolvConf) (*reporter, error) {
+// newReporter makes the reporter of the gateway; the supervisor opened the log.
+func newReporter(f runFlags, host dnsguard.ResolvConf) *reporter {
 	r := &reporter{quiet: f.quiet, seen: make(map[string]bool)}
 	for _, line := range host.Lines {
 		if fields := strings.Fields(line); fields[0] != "options" {
@@ -64,13 +65,10 @@ func newReporter(f runFlags, host dnsguard.ResolvConf) (*reporter, error) {
 	case "-":
 		r.log = os.Stderr
 	default:
-		file, err := os.OpenFile(f.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-		if err != nil {
-			return nil, fmt.Errorf("--log: %w", err)
-		}
-		r.log, r.file = file, file
+		r.file = os.NewFile(logFD, f.log)
+		r.log = r.file
 	}
-	return r, nil
+	return r
 }
 
 func (r *reporter) close() error {

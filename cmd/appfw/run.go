@@ -34,7 +34,7 @@ failed and CMD was not run, 126 if CMD cannot be executed, 127 if there is none.
 		Example:               runExamples,
 		Args:                  needCommand,
 		DisableFlagsInUseLine: true,
-		RunE:                  func(_ *cobra.Command, args []string) error { return supervise(args) },
+		RunE:                  func(_ *cobra.Command, args []string) error { return supervise(flags, args) },
 	}
 	flags.register(c)
 	return c
@@ -63,19 +63,28 @@ func needCommand(_ *cobra.Command, args []string) error {
 	return nil
 }
 
-// controlFD is the gateway's end of the socket between it and the supervisor.
-// One byte a message: from the supervisor, a signal for the app; from the
-// gateway, the signal that stopped it.
-const controlFD = 3
+// Descriptors that the gateway inherits.
+const (
+	// controlFD is its end of the socket between it and the supervisor. One
+	// byte a message: from the supervisor, a signal for the app; from the
+	// gateway, the signal that stopped it.
+	controlFD = 3
+	logFD     = 4 // the file of --log, if there is one
+)
 
 // supervise starts the gateway, which starts the app, and stands for the app
 // before whoever called: it passes on signals, stops when the app stops, and
-// exits as it did. It has no privileges and does nothing else.
-func supervise(args []string) error {
+// exits as it did. Of the rights it was started with, it uses those to choose
+// the user and to open the log.
+func supervise(flags runFlags, args []string) error {
 	runtime.LockOSThread() // the gateway ends with this thread (Pdeathsig)
 	// What was inherited beyond stderr is not the app's.
 	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("close inherited descriptors: %w", err)
+	}
+	user, err := appUser(flags.user)
+	if err != nil {
+		return err
 	}
 	signals := make(chan os.Signal, 64)
 	for _, s := range forwarded {
@@ -94,7 +103,15 @@ func supervise(args []string) error {
 	cmd.Args = append([]string{os.Args[0], gatewayCommand}, os.Args[2:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.ExtraFiles = []*os.File{gateway}
-	netns.InUserNamespace(cmd)
+	if flags.log != "" && flags.log != "-" {
+		log, err := os.OpenFile(flags.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		if err != nil {
+			return fmt.Errorf("--log: %w", err)
+		}
+		defer log.Close()
+		cmd.ExtraFiles = append(cmd.ExtraFiles, log)
+	}
+	netns.InUserNamespace(cmd, user)
 	cmd.SysProcAttr.Pdeathsig = unix.SIGKILL
 	if err := cmd.Start(); err != nil {
 		return cannotIsolate(err)

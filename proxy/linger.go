@@ -1,0 +1,98 @@
+package proxy
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"appfw/netns"
+)
+
+// Linger waits until what the app sent before it exited has been passed on, or
+// until ctx ends: a program may exit as soon as its last write(2) returned.
+// Connections that are still open belong to what the app left behind, and are
+// not waited for: closing are those that are not.
+func (p *Proxy) Linger(ctx context.Context, closing map[netns.Connection]bool) {
+	p.mu.Lock()
+	intakes := append([]*intake(nil), p.intakes...)
+	p.mu.Unlock()
+	for _, in := range intakes {
+		in.linger(ctx, closing)
+	}
+}
+
+const (
+	// lingerPoll is how often Linger looks whether something still waits.
+	lingerPoll = 200 * time.Microsecond
+	// acceptTime is how long a connection may take from its SYN to its
+	// acceptance. One that takes longer was given up by the app.
+	acceptTime = 100 * time.Millisecond
+)
+
+func (in *intake) linger(ctx context.Context, closing map[netns.Connection]bool) {
+	if !poll(ctx, in.connectionsWait) {
+		return
+	}
+	in.mu.Lock()
+	var ending []*relay
+	for r := range in.relays {
+		if r.appEnded() || closing[netns.Connection{Local: addrPort(r.app.RemoteAddr()), Remote: addrPort(r.app.LocalAddr())}] {
+			ending = append(ending, r)
+		}
+	}
+	in.mu.Unlock()
+	for _, r := range ending {
+		select {
+		case <-r.sent:
+		case <-ctx.Done():
+			return
+		}
+	}
+	poll(ctx, in.datagramsWait)
+}
+
+// poll waits until nothing waits any more; false if ctx ended before.
+func poll(ctx context.Context, waits func() bool) bool {
+	for waits() {
+		select {
+		case <-time.After(lingerPoll):
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+// connectionsWait tells whether a connection is being accepted.
+func (in *intake) connectionsWait() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, c := range in.pending {
+		if !c.letIn.IsZero() && in.Now().Sub(c.letIn) < acceptTime {
+			return true
+		}
+	}
+	return false
+}
+
+// datagramsWait tells whether a datagram of the app's has not been passed on.
+func (in *intake) datagramsWait() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if len(in.opening) > 0 {
+		return true
+	}
+	for _, f := range in.udp {
+		raw, err := f.app.SyscallConn()
+		if err != nil {
+			continue
+		}
+		waiting := 0
+		_ = raw.Control(func(fd uintptr) { waiting, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+		if waiting > 0 {
+			return true
+		}
+	}
+	return false
+}
