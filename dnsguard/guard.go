@@ -148,13 +148,13 @@ func (g *Guard) resolve(ctx context.Context, name policy.Name, q *dns.Msg) (*dns
 	if e := g.cache.get(k, g.Now()); e != nil {
 		return e.answer(q, g.Now()), nil
 	}
+	select {
+	case g.slots <- struct{}{}:
+		defer func() { <-g.slots }()
+	default:
+		return nil, errBusy
+	}
 	v, err, _ := g.inFlight.Do(k.String(), func() (any, error) {
-		select {
-		case g.slots <- struct{}{}:
-			defer func() { <-g.slots }()
-		default:
-			return nil, errBusy
-		}
 		if e := g.cache.get(k, g.Now()); e != nil {
 			return e, nil // answered since it was looked for
 		}

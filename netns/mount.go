@@ -25,8 +25,12 @@ type View struct {
 	Private []string
 
 	// Hidden sockets, and directories of them, are out of the app's sight,
-	// but for those that Shown names.
+	// but for those that Shown names. Links are not followed: in directories
+	// like /tmp anybody can make them.
 	Hidden, Shown []string
+
+	// ReadOnly directories, and all that is mounted below, cannot be written.
+	ReadOnly []string
 }
 
 // mount gives the calling thread a mount namespace of its own with that view.
@@ -55,6 +59,11 @@ func (v View) mount() error {
 	for path, content := range v.Files {
 		if err := m.replace(path, content); err != nil {
 			return fmt.Errorf("replace %s: %w", path, err)
+		}
+	}
+	for _, dir := range v.ReadOnly {
+		if err := m.readOnly(dir); err != nil {
+			return fmt.Errorf("make %s read-only: %w", dir, err)
 		}
 	}
 	if err := m.close(); err != nil {
@@ -153,12 +162,8 @@ func (m *mounter) hide(path string) error {
 	switch {
 	case err != nil:
 		return err
-	case info.Mode()&fs.ModeSymlink != 0:
-		target, err := filepath.EvalSymlinks(path)
-		if err != nil {
-			return nil // it leads nowhere
-		}
-		return m.hide(target)
+	case info.Mode()&(fs.ModeSocket|fs.ModeDir) == 0:
+		return nil
 	case !info.IsDir():
 		if m.isShown(path) {
 			return nil
@@ -225,7 +230,22 @@ func (m *mounter) replace(path string, content []byte) error {
 	if err != nil {
 		return err
 	}
-	return unix.Mount(file, target, "", unix.MS_BIND, "")
+	if err := unix.Mount(file, target, "", unix.MS_BIND, ""); err != nil {
+		return err
+	}
+	return unix.MountSetattr(unix.AT_FDCWD, target, 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+}
+
+// readOnly binds dir over itself, to make that mount read-only.
+func (m *mounter) readOnly(dir string) error {
+	err := unix.Mount(dir, dir, "", unix.MS_BIND|unix.MS_REC, "")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return unix.MountSetattr(unix.AT_FDCWD, dir, unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
 }
 
 // cover mounts an empty tmpfs over dir.

@@ -110,6 +110,22 @@ func (p Packet) Echo() bool {
 	return false
 }
 
+// ICMPError tells whether the packet is an ICMP error message. None is ever
+// answered by another (RFC 1122, 3.2.2; RFC 4443, 2.4 (e)).
+func (p Packet) ICMPError() bool {
+	if len(p.Payload) == 0 {
+		return false
+	}
+	switch p.Proto {
+	case unix.IPPROTO_ICMP:
+		kind := p.Payload[0]
+		return kind >= 3 && kind <= 5 || kind == 11 || kind == 12
+	case unix.IPPROTO_ICMPV6:
+		return p.Payload[0] < 128
+	}
+	return false
+}
+
 // Unreachable is why a destination cannot be reached, as ICMP says it.
 type Unreachable uint8
 

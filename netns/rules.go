@@ -97,6 +97,7 @@ func (r ruleset) gateway(f family) {
 	r.rule(early, f.fragment, r.queue())
 
 	gate := r.chain(table, "gate", nftables.ChainHookPrerouting, gatePriority, &drop)
+	r.rule(gate, iifname(expr.CmpOpNeq, gatewayDevice), verdict(expr.VerdictDrop)) // what the gateway sends to itself
 	for _, kind := range f.noise {
 		r.rule(gate, l4proto(f.icmp), byteAt(0, kind), verdict(expr.VerdictDrop))
 	}
@@ -118,8 +119,7 @@ func (r ruleset) loopback(f family) {
 	table := r.conn.AddTable(&nftables.Table{Family: f.table, Name: "appfw"})
 	gate := r.chain(table, "gate", nftables.ChainHookPrerouting, gatePriority, nil)
 	accept := verdict(expr.VerdictAccept)
-	r.rule(gate, &expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: ifname("lo")}, accept)
+	r.rule(gate, iifname(expr.CmpOpNeq, "lo"), accept)
 	r.rule(gate, f.dest, mask(f.loopback), &expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: f.loopback.Addr().AsSlice()}, accept)
 	r.rule(gate, mark(markOwn), accept)
 	r.rule(gate, l4proto(unix.IPPROTO_TCP), notSYN, accept)
@@ -223,10 +223,14 @@ func mask(p netip.Prefix) *expr.Bitwise {
 
 func verdict(v expr.VerdictKind) *expr.Verdict { return &expr.Verdict{Kind: v} }
 
-func ifname(name string) []byte {
+// iifname compares the name of the device that the packet came by.
+func iifname(op expr.CmpOp, name string) []expr.Any {
 	b := make([]byte, unix.IFNAMSIZ)
 	copy(b, name)
-	return b
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+		&expr.Cmp{Op: op, Register: 1, Data: b},
+	}
 }
 
 // install writes rules to the namespace in one transaction: with nft's queue

@@ -15,6 +15,8 @@ import (
 //   - sockets of families that namespaces do not divide: AF_VSOCK talks to the
 //     hypervisor, AF_QIPCRTR and AF_SMC to devices;
 //   - io_uring, whose IORING_OP_SOCKET no filter sees;
+//   - request_key(2), which has the host look names up (dns_resolver);
+//   - prlimit(2) on other processes, by which the app could starve the gateway;
 //   - the ioctls that type into the terminal (TIOCSTI, TIOCLINUX), by which a
 //     program has the user's shell run what it likes.
 func filterSyscalls() error {
@@ -36,6 +38,7 @@ func filterSyscalls() error {
 // asm/unistd.h).
 type instructionSet struct {
 	audit, socket, ioctl uint32
+	requestKey, prlimit  uint32
 	socketcall           uint32 // socket(2) of old 32-bit x86 programs; 0: none
 	limit                uint32 // numbers from here on are of another ABI (x32); 0: none
 }
@@ -43,15 +46,15 @@ type instructionSet struct {
 // instructionSets lists what a machine may execute besides its native one.
 var instructionSets = map[string][]instructionSet{
 	"amd64": {
-		{audit: unix.AUDIT_ARCH_X86_64, socket: 41, ioctl: 16, limit: 0x40000000},
-		{audit: unix.AUDIT_ARCH_I386, socket: 359, ioctl: 54, socketcall: 102},
+		{audit: unix.AUDIT_ARCH_X86_64, socket: 41, ioctl: 16, requestKey: 249, prlimit: 302, limit: 0x40000000},
+		{audit: unix.AUDIT_ARCH_I386, socket: 359, ioctl: 54, requestKey: 287, prlimit: 340, socketcall: 102},
 	},
 	"arm64": {
-		{audit: unix.AUDIT_ARCH_AARCH64, socket: 198, ioctl: 29},
-		{audit: unix.AUDIT_ARCH_ARM, socket: 281, ioctl: 54},
+		{audit: unix.AUDIT_ARCH_AARCH64, socket: 198, ioctl: 29, requestKey: 218, prlimit: 261},
+		{audit: unix.AUDIT_ARCH_ARM, socket: 281, ioctl: 54, requestKey: 310, prlimit: 369},
 	},
 	"riscv64": {
-		{audit: unix.AUDIT_ARCH_RISCV64, socket: 198, ioctl: 29},
+		{audit: unix.AUDIT_ARCH_RISCV64, socket: 198, ioctl: 29, requestKey: 218, prlimit: 261},
 	},
 }
 
@@ -95,6 +98,9 @@ func syscallFilter(archs []instructionSet, vsock bool) []unix.SockFilter {
 			block = append(block, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, Jf: 1, K: a.limit}, ret(refuse(unix.ENOSYS)))
 		}
 		block = append(block, when(ioUringSetup, ret(refuse(unix.ENOSYS)))...)
+		block = append(block, when(a.requestKey, ret(refuse(unix.ENOSYS)))...)
+		block = append(block, when(a.prlimit, append(append([]unix.SockFilter{load(dataArg0)},
+			when(0 /* itself */, ret(unix.SECCOMP_RET_ALLOW))...), ret(refuse(unix.EPERM)))...)...)
 		block = append(block, when(a.socket, append([]unix.SockFilter{load(dataArg0)}, sockets...)...)...)
 		typing := append(when(unix.TIOCSTI, ret(refuse(unix.EPERM))), when(unix.TIOCLINUX, ret(refuse(unix.EPERM)))...)
 		block = append(block, when(a.ioctl, append(append([]unix.SockFilter{load(dataArg1)}, typing...), ret(unix.SECCOMP_RET_ALLOW))...)...)

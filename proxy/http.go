@@ -34,9 +34,9 @@ func identifyHTTP(b []byte) (policy.Name, State, error) {
 	switch {
 	case end < 0 && whole:
 		return "", NeedMore, nil
-	case end < 0 && looksHTTP(text):
+	case end < 0: // blanks, a word and blanks: it may become a request yet
 		return "", Nameless, errLongHead
-	case end < 0 || !looksHTTP(text[:end]):
+	case !looksHTTP(text[:end]):
 		return "", Nameless, nil // a line of another protocol
 	}
 	line, crlf := strings.CutSuffix(string(text[:end]), "\r")

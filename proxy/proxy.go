@@ -132,7 +132,7 @@ func (in *intake) fromApp(p netns.Packet) bool {
 func (in *intake) refuse(p netns.Packet, v policy.Verdict) {
 	in.Log(Event{Verdict: v, Proto: protoName(p.Proto), Dst: p.Dst, Name: in.nameOf(p.Dst.Addr())})
 	switch {
-	case !p.Dst.IsValid() || !in.fromApp(p):
+	case !p.Dst.IsValid() || !in.fromApp(p) || p.ICMPError():
 		_ = in.gate.Drop(p)
 	case p.Proto == unix.IPPROTO_TCP && p.Dst.Port() != 0:
 		_ = in.gate.Reset(p)

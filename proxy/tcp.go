@@ -33,8 +33,8 @@ type pendingTCP struct {
 	name    policy.Name
 	started time.Time
 	out     *net.TCPConn // to the destination; nil while dialling and for the resolver
-	letIn   time.Time   // zero before
-	expiry  *time.Timer // nil while dialling
+	letIn   time.Time    // zero before
+	expiry  *time.Timer  // nil while dialling
 }
 
 // syn decides on a SYN, and holds it while the destination is dialled: the

@@ -1,13 +1,17 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"appfw/dnsguard"
 	"appfw/netns"
@@ -23,29 +27,38 @@ type hostConfig struct {
 
 func readHost() (hostConfig, error) {
 	var h hostConfig
-	resolv, err := os.Open("/etc/resolv.conf")
-	if err == nil {
-		defer resolv.Close()
-		h.resolv, err = dnsguard.ReadResolvConf(resolv)
-	} else if os.IsNotExist(err) {
-		h.resolv, err = dnsguard.ReadResolvConf(strings.NewReader(""))
+	resolv, err := readFile("/etc/resolv.conf")
+	if err == nil || os.IsNotExist(err) {
+		h.resolv, err = dnsguard.ReadResolvConf(bytes.NewReader(resolv))
 	}
 	if err != nil {
 		return h, fmt.Errorf("read the host's resolvers: %w", err)
 	}
-	if hosts, err := os.Open("/etc/hosts"); err == nil {
-		defer hosts.Close()
-		if h.hosts, err = dnsguard.ReadHosts(hosts); err != nil {
+	if hosts, err := readFile("/etc/hosts"); err == nil {
+		if h.hosts, err = dnsguard.ReadHosts(bytes.NewReader(hosts)); err != nil {
 			return h, fmt.Errorf("read /etc/hosts: %w", err)
 		}
 	}
-	h.nsswitch, _ = os.ReadFile("/etc/nsswitch.conf")
+	h.nsswitch, _ = readFile("/etc/nsswitch.conf")
 	return h, nil
 }
 
+// readFile reads a regular file; anything else (a FIFO would wait) is an error.
+func readFile(name string) ([]byte, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", name)
+	}
+	return io.ReadAll(f)
+}
+
 // appView is what the app sees of the host's files: resolv.conf and
-// nsswitch.conf lead to appfw's resolver, and the sockets through which another
-// process would resolve, connect or run programs for it are hidden.
+// nsswitch.conf lead to appfw's resolver, and sockets by which another process
+// would resolve, connect or run programs for it are hidden.
 func appView(h hostConfig, shown []string) netns.View {
 	uid := os.Getuid()
 	runtimeDir := fmt.Sprintf("/run/user/%d", uid)
@@ -57,6 +70,20 @@ func appView(h hostConfig, shown []string) netns.View {
 	}
 	if h.nsswitch != nil {
 		v.Files["/etc/nsswitch.conf"] = nsswitch(h.nsswitch)
+	}
+	if uid == 0 {
+		// Its owner may write there without any capability, and so have the
+		// kernel start programs outside (core_pattern, uevent_helper).
+		v.ReadOnly = []string{"/proc/sys", "/proc/sysrq-trigger", "/sys"}
+	} else {
+		// ssh(1) wants these files to be root's or its user's, and with one
+		// user mapped, root's seem to be nobody's. Copies are the user's.
+		config, _ := filepath.Glob("/etc/ssh/ssh_config.d/*.conf")
+		for _, name := range config {
+			if content, err := readFile(name); err == nil {
+				v.Files[name] = content
+			}
+		}
 	}
 	return v
 }
@@ -79,43 +106,97 @@ func nsswitch(host []byte) []byte {
 	return []byte(b.String())
 }
 
-// hiddenSockets are sockets, or directories of them, of services that resolve
-// names, open connections or start programs for whoever asks.
+// hiddenSockets are the sockets that the host's processes are bound to, but for
+// those that programs with a window need, and directories in which such sockets
+// appear.
 func hiddenSockets(runtimeDir string, uid int) []string {
 	var hidden []string
 	for _, dir := range []string{"/run", "/var/run"} {
 		for _, s := range []string{
 			"nscd", "unscd", "systemd/resolve", "avahi-daemon", // names
 			"dbus", "systemd/private", // systemd and others start programs by D-Bus
-			"docker", "docker.sock", "containerd", "podman", "crio", "buildkit", "cri-dockerd.sock", "balena-engine.sock", // containers
+			"docker", "docker.sock", "containerd", "podman", "crio", "buildkit", // containers
 			"libvirt", "lxd", "incus", "snapd.socket", "snapd-snap.socket", // machines, packages
-			"tailscale", "cups", "screen", "pcscd", "rpcbind.sock",
+			"tor", "tailscale", "cups", "screen", "rpcbind.sock",
 		} {
 			hidden = append(hidden, filepath.Join(dir, s))
 		}
 	}
-	for _, s := range []string{
-		"bus", "systemd", "dbus-1", "at-spi", "docker", "docker.sock", "podman", "containerd", "buildkit", "libvirt",
-		"gnupg/S.dirmngr", "gvfs", "gvfsd", "emacs", "tmux",
-	} {
+	for _, s := range []string{"bus", "systemd", "dbus-1", "at-spi", "docker", "docker.sock", "podman", "containerd", "buildkit", "libvirt", "emacs", "gvfs", "gvfsd"} {
 		hidden = append(hidden, filepath.Join(runtimeDir, s))
 	}
-	hidden = append(hidden,
-		"/var/lib/lxd/unix.socket", "/var/lib/incus/unix.socket", "/var/snap/lxd/common/lxd/unix.socket",
-		fmt.Sprintf("/tmp/tmux-%d", uid))
-	for _, pattern := range []string{"/tmp/dbus-*", "/tmp/.dbus-*"} {
-		found, _ := filepath.Glob(pattern)
-		hidden = append(hidden, found...)
+	if tmux := fmt.Sprintf("/tmp/tmux-%d", uid); ownedBy(tmux, uid) {
+		hidden = append(hidden, tmux)
 	}
-	if home, err := os.UserHomeDir(); err == nil {
-		for _, s := range []string{".gnupg/S.dirmngr", ".docker/run", ".docker/desktop", ".colima"} {
-			hidden = append(hidden, filepath.Join(home, s))
+	homes := []string{os.Getenv("HOME")}
+	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
+		homes = append(homes, u.HomeDir) // HOME is another's under sudo(8)
+	}
+	for _, home := range homes {
+		for _, s := range []string{".docker/run", ".docker/desktop", ".colima"} {
+			if path := filepath.Join(home, s); filepath.IsAbs(path) && ownedBy(path, uid) {
+				hidden = append(hidden, path)
+			}
 		}
 	}
 	for _, env := range []string{"DBUS_SESSION_BUS_ADDRESS", "DBUS_SYSTEM_BUS_ADDRESS", "DOCKER_HOST", "CONTAINER_HOST", "PODMAN_HOST", "TMUX"} {
 		hidden = append(hidden, socketPaths(os.Getenv(env))...)
 	}
+	return append(hidden, boundSockets()...)
+}
+
+// ownedBy tells whether a path is a directory of the user's, and no link.
+func ownedBy(path string, uid int) bool {
+	var st unix.Stat_t
+	return unix.Lstat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR && st.Uid == uint32(uid)
+}
+
+// boundSockets are the paths that sockets of the host are bound to (unix(7),
+// /proc/net/unix). A directory below /run that has nothing but hidden ones is
+// hidden whole, so that a server that is started again stays hidden.
+func boundSockets() []string {
+	table, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		return nil
+	}
+	var hidden []string
+	kept := map[string]bool{} // directories with a socket that is not hidden below
+	for line := range strings.Lines(string(table)) {
+		i := strings.IndexByte(line, '/')
+		if i < 0 || strings.Contains(line[:i], "@") {
+			continue // unnamed, abstract, or relative to nobody knows what
+		}
+		path := filepath.Clean(strings.TrimSuffix(line[i:], "\n"))
+		if !neededSocket(path) {
+			hidden = append(hidden, path)
+			continue
+		}
+		for dir := filepath.Dir(path); dir != "/"; dir = filepath.Dir(dir) {
+			kept[dir] = true
+		}
+	}
+	for _, path := range hidden {
+		dir := filepath.Dir(path)
+		if rest, ok := strings.CutPrefix(dir, "/run/"); ok && !kept[dir] && !strings.HasPrefix(rest, "user") && rest != "systemd" && rest != "lock" {
+			hidden = append(hidden, dir)
+		}
+	}
 	return hidden
+}
+
+// neededSocket tells of sockets that programs on a desktop need, and by which
+// nothing is resolved or connected to: displays, sound, agents, the system's log.
+func neededSocket(path string) bool {
+	for _, pattern := range []string{
+		"/tmp/.X11-unix/*", "/tmp/.ICE-unix/*", "/run/user/*/wayland-*", "/run/user/*/pipewire-*", "/run/user/*/pulse/*",
+		"/run/user/*/keyring/ssh", "/run/user/*/keyring/.ssh", "/run/user/*/gnupg/S.gpg-agent*", "/run/user/*/ssh-agent*",
+		"/tmp/ssh-*/agent.*", "/run/systemd/journal/*", "/dev/log",
+	} {
+		if ok, _ := filepath.Match(pattern, path); ok {
+			return true
+		}
+	}
+	return path == os.Getenv("SSH_AUTH_SOCK")
 }
 
 // socketPaths finds the paths in an address like unix:path=/run/bus,guid=1,

@@ -293,10 +293,10 @@ func TestNothingElsePasses(t *testing.T) {
 	both(t, func(w *world) {
 		for what, reason := range map[string]string{
 			"udplite":   "denied udplite 11.22.0.20: only TCP, UDP and ICMP echo are carried",
-			"mptcp":          "denied tcp 11.22.0.20:80: the rule --deny 11.22.0.20 (command line) denies it",
-			"multicast":      "denied udp 239.1.2.3:7: multicast addresses are not carried",
-			"broadcast":      "denied udp 255.255.255.255:7: broadcast addresses are not carried",
-			"fragments":      "it hides where it goes: fragment",
+			"mptcp":     "denied tcp 11.22.0.20:80: the rule --deny 11.22.0.20 (command line) denies it",
+			"multicast": "denied udp 239.1.2.3:7: multicast addresses are not carried",
+			"broadcast": "denied udp 255.255.255.255:7: broadcast addresses are not carried",
+			"fragments": "it hides where it goes: fragment",
 		} {
 			r := w.run(append([]string{"--allow", "any", "--deny", "11.22.0.20", "--deny", "2a0d:aaaa::20", "--"}, probing("send", what)...)...)
 			w.ok(r)

@@ -82,6 +82,11 @@ func supervise(flags runFlags, args []string) error {
 	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("close inherited descriptors: %w", err)
 	}
+	for _, f := range []*os.File{os.Stdin, os.Stdout, os.Stderr} {
+		if err := checkInherited(f); err != nil {
+			return err
+		}
+	}
 	user, err := appUser(flags.user)
 	if err != nil {
 		return err
@@ -128,6 +133,29 @@ func supervise(flags runFlags, args []string) error {
 		return &exitError{code: exit.ExitCode()}
 	}
 	return err
+}
+
+// checkInherited refuses descriptors that lead out of the app's network or view:
+// a socket can be connected anew, and a directory shows the host's files. A
+// connected AF_UNIX stream is no more than a pipe.
+func checkInherited(f *os.File) error {
+	fd := int(f.Fd())
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil // closed, and the app gets it closed
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		return fmt.Errorf("%s is a directory, by which the program would see files that are hidden from it; redirect it", f.Name())
+	case unix.S_IFSOCK:
+		domain, derr := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+		kind, kerr := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+		_, perr := unix.Getpeername(fd)
+		if derr != nil || kerr != nil || perr != nil || domain != unix.AF_UNIX || kind != unix.SOCK_STREAM {
+			return fmt.Errorf("%s is a socket, by which the program would reach the network; put a pipe before it: cat | appfw run … | cat", f.Name())
+		}
+	}
+	return nil
 }
 
 // cannotIsolate explains why there is no user namespace.
