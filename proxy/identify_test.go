@@ -255,8 +255,8 @@ func TestIdentifyHTTP(t *testing.T) {
 		"GET /" + strings.Repeat("a", 1<<16):                                  "error",
 		"GET /" + strings.Repeat("a", 1<<16) + " HTTP/1.1\r\nHost: a\r\n\r\n": "error",
 		"GET / HTTP/1.1\r\n" + strings.Repeat("X: y\r\n", 1<<14):              "error",
-		"WORD " + strings.Repeat("a", 1<<16):                                  "none",
-		strings.Repeat("\r\n", 1<<15):                                         "none",
+		"WORD " + strings.Repeat("a", 1<<16):                                  "error",
+		strings.Repeat("\r\n", 1<<15):                                         "error",
 
 		// Other protocols' lines.
 		"EHLO x\r\n": "none", "NICK a\r\n": "none", "SSH-2.0-x\r\n": "none", "USER a\nGET / HTTP/1.1\r\n": "none", "GET\r\n": "none",

@@ -62,6 +62,17 @@ func probeEscape([]string) error {
 		err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
 	}
 	try("gateway's namespace", err)
+	_, _, e = unix.Syscall6(unix.SYS_REQUEST_KEY, uintptr(unsafe.Pointer(&[]byte("dns_resolver\x00")[0])), uintptr(unsafe.Pointer(&[]byte("other.example\x00")[0])), uintptr(unsafe.Pointer(&[]byte("\x00")[0])), 0, 0, 0)
+	if e == unix.ENOSYS {
+		try("request_key", e)
+	} else {
+		fmt.Println("request_key POSSIBLE:", e)
+	}
+	limit := unix.Rlimit{}
+	try("gateway's limits", unix.Prlimit(os.Getppid(), unix.RLIMIT_NOFILE, &limit, nil))
+	_, err = os.OpenFile("/proc/sys/kernel/core_pattern", os.O_WRONLY, 0)
+	try("core_pattern", err)
+	try("resolv.conf", errors.Join(os.Chmod("/etc/resolv.conf", 0o644), os.WriteFile("/etc/resolv.conf", nil, 0)))
 	try("unmount", unix.Unmount("/etc/resolv.conf", unix.MNT_DETACH))
 	status, err := os.ReadFile("/proc/self/status")
 	fmt.Println(string(status))
@@ -115,9 +126,9 @@ func TestView(t *testing.T) {
 			t.Errorf("visible: %s", out)
 		}
 
-		// A socket that an environment variable names.
-		path := filepath.Join(dir, "docker.sock")
-		l, err := net.Listen("unix", path)
+		// Whatever a process of the host listens on, unless it is named.
+		path := filepath.Join(dir, "server.sock")
+		l, err := w.ListenOnHost("unix", path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -127,15 +138,64 @@ func TestView(t *testing.T) {
 		}
 		go answer(l)
 		ask := []string{"--", "ncat", "--recv-only", "-U", path}
-		c := func(flags ...string) result {
-			cmd := w.Command(t.Context(), w.user, program, append(append([]string{"run"}, flags...), ask...)...)
-			cmd.Env = append(cmd.Env, "DOCKER_HOST=unix://"+path)
-			return w.finish(cmd)
-		}
-		if r := c(); r.code == 0 {
+		if r := w.run(ask...); r.code == 0 {
 			t.Errorf("the hidden socket answered %q", r.stdout)
 		}
-		wants(t, w.ok(c("--allow-unix", path)), "host")
+		wants(t, w.ok(w.run(append([]string{"--allow-unix", path}, ask...)...)), "host")
+
+		// A link that somebody made where anybody can hides nothing.
+		link := "/tmp/dbus-appfw-test"
+		if err := os.Symlink("/etc", link); err != nil {
+			t.Fatal(err)
+		}
+		defer os.Remove(link)
+		c := w.Command(t.Context(), w.user, program, "run", "--", "ls", "/etc/passwd")
+		c.Env = append(c.Env, "DOCKER_HOST=unix://"+link)
+		w.ok(w.finish(c))
+	})
+}
+
+// A descriptor that leads past the isolation is refused, and nothing is run.
+func TestInheritedWaysOut(t *testing.T) {
+	both(t, func(w *world) {
+		l, err := w.ListenOnHost("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		file, err := l.(*net.TCPListener).File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		root, err := os.Open("/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer root.Close()
+		for f, says := range map[*os.File]string{file: "/dev/stdin is a socket", root: "/dev/stdin is a directory"} {
+			c := w.Command(t.Context(), w.user, program, "run", "--", "echo", "ran")
+			c.Stdin = f
+			if r := w.finish(c); r.code != 125 || r.stdout != "" || !strings.Contains(r.stderr, says) {
+				t.Errorf("%+v", r)
+			}
+		}
+		// Pipes, files and stream socket pairs are as good as ever.
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours, theirs := os.NewFile(uintptr(pair[0]), "pair"), os.NewFile(uintptr(pair[1]), "pair")
+		defer theirs.Close()
+		if _, err := ours.WriteString("text"); err != nil {
+			t.Fatal(err)
+		}
+		ours.Close()
+		c := w.Command(t.Context(), w.user, program, "run", "--", "cat")
+		c.Stdin = theirs
+		if out := w.ok(w.finish(c)); out != "text" {
+			t.Errorf("cat of a socket pair: %q", out)
+		}
 	})
 }
 

@@ -114,6 +114,7 @@ func (w *world) finish(c *internet.Cmd) result {
 	w.t.Helper()
 	var stdout, stderr bytes.Buffer
 	c.Stdout, c.Stderr = &stdout, &stderr
+	c.Env = append(c.Env, raceEnv...)
 	started := time.Now()
 	err := c.Run()
 	r := result{stdout.String(), stderr.String(), 0, time.Since(started)}

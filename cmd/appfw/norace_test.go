@@ -10,3 +10,5 @@ var buildFlags []string
 const failFast = time.Second
 
 const memoryLimitKB = 200 << 10
+
+var raceEnv []string
