@@ -116,6 +116,9 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 		fmt.Fprintln(os.Stderr, "appfw: the gateway failed, so the app has no network now:", printable(err.Error()))
 		cancel()
 	}()
+	// What the gateway does for one packet is short, and on few processors its
+	// idle threads, which spin for work, take time from the app itself.
+	runtime.GOMAXPROCS(max(1, runtime.GOMAXPROCS(0)/2))
 	go watch.pass(pid, control)
 	status := await(pid, control)
 	g.drain(p)
