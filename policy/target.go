@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 )
 
 // Target is a destination that somebody asks about: one host, one port.
@@ -27,6 +28,8 @@ func ParseTarget(s string) (Target, error) {
 	switch {
 	case h.kind == exactName:
 		t.Name = h.name
+	case h.kind == addresses && strings.HasPrefix(s, "localhost"):
+		t.Addr = h.prefixes[0].Addr().Next() // 127.0.0.1
 	case h.kind == addresses && len(h.prefixes) == 1 && h.prefixes[0].IsSingleIP():
 		t.Addr = h.prefixes[0].Addr()
 	default:
@@ -41,7 +44,7 @@ func ParseTarget(s string) (Target, error) {
 		t.Proto, list = UDP, sc.ports[UDP]
 	}
 	if !ports || len(list) != 1 || list[0].lo != list[0].hi {
-		return Target{}, fmt.Errorf("%q needs one port: %s:443", s, s)
+		return Target{}, fmt.Errorf("%q needs one port: %s", s, Destination(Flow{Addr: t.Addr, Name: t.Name, Port: 443}))
 	}
 	t.Port = list[0].lo
 	return t, nil

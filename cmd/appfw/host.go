@@ -21,8 +21,9 @@ import (
 // hostConfig is what appfw reads of the host's configuration.
 type hostConfig struct {
 	resolv   dnsguard.ResolvConf
-	hosts    map[policy.Name][]netip.Addr
-	nsswitch []byte // nil if there is none
+	hosts    map[policy.Name][]netip.Addr // answered by appfw's resolver
+	local    []byte                       // of /etc/hosts, what is about the loopback
+	nsswitch []byte                       // nil if there is none
 }
 
 func readHost() (hostConfig, error) {
@@ -38,6 +39,7 @@ func readHost() (hostConfig, error) {
 		if h.hosts, err = dnsguard.ReadHosts(bytes.NewReader(hosts)); err != nil {
 			return h, fmt.Errorf("read /etc/hosts: %w", err)
 		}
+		h.local = localHosts(hosts)
 	}
 	h.nsswitch, _ = readFile("/etc/nsswitch.conf")
 	return h, nil
@@ -68,6 +70,9 @@ func appView(h hostConfig, shown []string) netns.View {
 		Hidden:  hiddenSockets(runtimeDir, uid),
 		Shown:   shown,
 	}
+	if h.local != nil {
+		v.Files["/etc/hosts"] = h.local
+	}
 	if h.nsswitch != nil {
 		v.Files["/etc/nsswitch.conf"] = nsswitch(h.nsswitch)
 	}
@@ -91,6 +96,23 @@ func appView(h hostConfig, shown []string) netns.View {
 func resolvConf(host dnsguard.ResolvConf) []byte {
 	lines := append([]string{"# appfw answers here, for the names that its policy allows.", "nameserver " + netns.Gateway4.String()}, host.Lines...)
 	return []byte(strings.Join(lines, "\n") + "\n")
+}
+
+// localHosts keeps of hosts(5) the names of the loopback. All others go by the
+// resolver, which knows the file, too: what the app looked up there by itself,
+// no rule for names would see.
+func localHosts(hosts []byte) []byte {
+	local := []byte("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n")
+	for line := range strings.Lines(string(hosts)) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 {
+			continue
+		}
+		if a, err := netip.ParseAddr(fields[0]); err == nil && a.IsLoopback() {
+			local = append(local, strings.TrimSuffix(line, "\n")+"\n"...)
+		}
+	}
+	return local
 }
 
 // nsswitch has names looked up in /etc/hosts and by DNS only, and leaves other

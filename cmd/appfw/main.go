@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -35,12 +36,22 @@ func main() {
 	root := &cobra.Command{
 		Use:           "appfw",
 		Short:         "Run a program so that it reaches only what a policy allows",
+		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
 	root.AddCommand(newRun(), newGateway(), newWhy(), newDoctor(), newProbe())
 	root.SetFlagErrorFunc(unknownFlag)
 	os.Exit(exitCode(root.Execute()))
+}
+
+// version is that of the module or of the commit it was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	return info.Main.Version + " " + info.GoVersion
 }
 
 // unknownFlag adds to an error the flag that was probably meant.

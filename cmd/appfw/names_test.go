@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/netip"
+	"os"
 	"testing"
 )
 
@@ -76,4 +77,23 @@ func TestRebinding(t *testing.T) {
 			t.Errorf("%d packets to 10.1.2.3", n)
 		}
 	})
+}
+
+// The host's /etc/hosts is answered by the resolver, under the policy; the app
+// does not see it.
+func TestHostsFile(t *testing.T) {
+	w := newWorld(t) // as root: nobody else can give the host another file
+	hosts := w.user.Home + "/hosts"
+	if err := os.WriteFile(hosts, []byte("127.0.1.1 host\n11.22.0.10 static.example\n11.22.0.20 other.static.example\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	run := func(args ...string) result { // on a host that has this file
+		script := `mount --bind "$1" /etc/hosts && shift && exec "$@"`
+		return w.finish(w.Command(t.Context(), w.user, "unshare", append([]string{"-m", "sh", "-c", script, "sh", hosts, program, "run"}, args...)...))
+	}
+	wants(t, w.ok(run("--allow", "static.example", "--", "curl", "-sS", "http://static.example")), "hello from static.example")
+	w.denied(run("--allow", "static.example", "--", "curl", "-sS", "http://other.static.example"), "denied dns other.static.example")
+	w.denied(run("--deny", "other.static.example", "--", "ncat", "other.static.example", "80"), "denied dns other.static.example")
+	wants(t, w.ok(run("--", "getent", "hosts", "host")), "127.0.1.1")
+	w.untouched(w.other)
 }

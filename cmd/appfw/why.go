@@ -76,7 +76,7 @@ func explain(c *cobra.Command, flags policyFlags, dest string) error {
 			Upstream: &dnsguard.Resolvers{Servers: host.resolv.Servers},
 		})
 		if addrs, err = lookUp(c.Context(), guard, target.Name); err != nil {
-			fmt.Fprintf(c.OutOrStdout(), "%s: %s (the name %s)\n", target.Name, err, v.Reason)
+			fmt.Fprintf(c.OutOrStdout(), "%s: %s (%s)\n", target.Name, err, v.Reason)
 			return &exitError{code: exitDenied}
 		}
 	}
