@@ -93,9 +93,9 @@ func (g *Gate) openSockets(ipv6 bool) error {
 		if !v4 && !ipv6 {
 			continue
 		}
-		domain, network, address := unix.AF_INET, "tcp4", fmt.Sprintf("0.0.0.0:%d", intakePort)
+		domain, network := unix.AF_INET, "tcp4"
 		if !v4 {
-			domain, network, address = unix.AF_INET6, "tcp6", fmt.Sprintf("[::]:%d", intakePort)
+			domain, network = unix.AF_INET6, "tcp6"
 		}
 		// IPPROTO_RAW: the packet comes with its own IP header (raw(7)).
 		fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
@@ -109,7 +109,7 @@ func (g *Gate) openSockets(ipv6 bool) error {
 		lc := net.ListenConfig{Control: control(transparent, reno)}
 		lc.SetMultipathTCP(false)
 		lc.KeepAlive = -1
-		l, err := lc.Listen(context.Background(), network, address)
+		l, err := lc.Listen(context.Background(), network, fmt.Sprintf(":%d", intakePort))
 		if err != nil {
 			return fmt.Errorf("open intake: %w", err)
 		}

@@ -9,11 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Listeners of the resolver: every address is the gateway's own, so a socket on
-// port 53 receives what the app sends to port 53 of any address, and its local
-// address says which.
-
-// ListenDNS opens TCP and UDP port 53 of every address in the gateway.
+// ListenDNS opens TCP and UDP port 53 of every address in the gateway: what the
+// app sends to port 53 of any address comes there, and the local address of a
+// connection or datagram says which it was.
 func ListenDNS(ns *Namespace, ipv6 bool) (tcp []net.Listener, udp []*net.UDPConn, err error) {
 	err = ns.Do(func() error {
 		lc := net.ListenConfig{Control: control(transparent)}
@@ -23,13 +21,12 @@ func ListenDNS(ns *Namespace, ipv6 bool) (tcp []net.Listener, udp []*net.UDPConn
 			networks = append(networks, "6")
 		}
 		for _, n := range networks {
-			address := map[string]string{"4": "0.0.0.0:53", "6": "[::]:53"}[n]
-			l, err := lc.Listen(context.Background(), "tcp"+n, address)
+			l, err := lc.Listen(context.Background(), "tcp"+n, ":53")
 			if err != nil {
 				return err
 			}
 			tcp = append(tcp, l)
-			pc, err := lc.ListenPacket(context.Background(), "udp"+n, address)
+			pc, err := lc.ListenPacket(context.Background(), "udp"+n, ":53")
 			if err != nil {
 				return err
 			}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -291,6 +292,49 @@ func TestHostUntouched(t *testing.T) {
 		}
 		if after := w.HostState(); after != before {
 			t.Errorf("the host's network differs after the runs:\n%s\nbefore:\n%s", after, before)
+		}
+	})
+}
+
+// Killed at any moment of its start, appfw leaves nothing on the host, and no
+// app with a network.
+func TestKilledAtAnyMoment(t *testing.T) {
+	both(t, func(w *world) {
+		before := w.HostState()
+		var all sync.WaitGroup
+		for i := range 60 {
+			c := w.Command(t.Context(), w.user, program, "run", "--allow", "any", "--", "sleep", "1000")
+			if err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
+			all.Add(1)
+			time.AfterFunc(time.Duration(i)*300*time.Microsecond, func() {
+				defer all.Done()
+				_ = c.Process.Kill()
+				_ = c.Wait()
+			})
+		}
+		all.Wait()
+		// The gateways notice that their supervisors are gone, and end; the
+		// kernel then takes the apps' ends of the veths away.
+		var left []string
+		for deadline := time.Now().Add(10 * time.Second); ; {
+			left = left[:0]
+			for _, p := range w.Processes() {
+				devices, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/dev", p.PID))
+				if !strings.HasPrefix(p.Command, "sleep") || err == nil && strings.Contains(string(devices), "eth0") {
+					left = append(left, p.Command)
+				}
+			}
+			if len(left) == 0 || time.Now().After(deadline) {
+				break
+			}
+		}
+		if len(left) > 0 {
+			t.Errorf("gateways, or apps with a network: %v", left)
+		}
+		if after := w.HostState(); after != before {
+			t.Errorf("the host's network differs:\n%s\nbefore:\n%s", after, before)
 		}
 	})
 }
