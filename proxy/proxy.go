@@ -156,6 +156,18 @@ func (p *Proxy) Decide(proto policy.Proto, dst netip.AddrPort) (v policy.Verdict
 	case netns.Gateway4, netns.Gateway6, netns.App4, netns.App6:
 		return policy.Verdict{Reason: "it is an address of appfw's own"}, ""
 	}
+	v, name = p.decidePinned(proto, dst)
+	if v.Allow && (v.ByName || v.Rule == nil) && onThisHost(dst.Addr()) {
+		// A name's owner must not be able to point the app at the host itself,
+		// and its services are no more open by default than its loopback.
+		to := policy.Destination(policy.Flow{Proto: proto, Addr: dst.Addr(), Port: dst.Port()})
+		v = policy.Verdict{Reason: "it is an address of this host, and no rule names that", Hint: to}
+	}
+	return v, name
+}
+
+// decidePinned judges a flow by the policy alone.
+func (p *Proxy) decidePinned(proto policy.Proto, dst netip.AddrPort) (policy.Verdict, policy.Name) {
 	rules := p.Policy()
 	flow := policy.Flow{Proto: proto, Addr: dst.Addr(), Port: dst.Port()}
 	plain := rules.Decide(flow)
@@ -175,6 +187,35 @@ func (p *Proxy) Decide(proto policy.Proto, dst netip.AddrPort) (v policy.Verdict
 		}
 	}
 	return denied, names[0]
+}
+
+// onThisHost tells whether an address is one of the host's own. The kernel
+// knows: it gives a socket that is connected to such an address that address.
+// Connecting a UDP socket sends nothing. Where it fails, there is no way to the
+// address, and dialling fails in the same way.
+func onThisHost(a netip.Addr) bool {
+	domain := unix.AF_INET
+	var to unix.Sockaddr
+	if a.Is4() {
+		to = &unix.SockaddrInet4{Addr: a.As4(), Port: port53}
+	} else {
+		domain, to = unix.AF_INET6, &unix.SockaddrInet6{Addr: a.As16(), Port: port53}
+	}
+	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	if unix.Connect(fd, to) != nil {
+		return false
+	}
+	switch own, _ := unix.Getsockname(fd); own := own.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrFrom4(own.Addr) == a
+	case *unix.SockaddrInet6:
+		return netip.AddrFrom16(own.Addr) == a
+	}
+	return false
 }
 
 // decideShown judges a flow by a name that it shows, after Decide allowed it.

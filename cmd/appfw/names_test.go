@@ -79,6 +79,30 @@ func TestRebinding(t *testing.T) {
 	})
 }
 
+// Neither a name nor the default leads to the host itself: a rule for its
+// address does.
+func TestHostItself(t *testing.T) {
+	both(t, func(w *world) {
+		for network, address := range map[string]string{"tcp4": "11.1.0.2:5433", "tcp6": "[2a0d:1::2]:5433"} {
+			l, err := w.ListenOnHost(network, address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			go answer(l)
+		}
+		w.Zone().Set("me.example. 60 IN A 11.1.0.2", "me6.example. 60 IN AAAA 2a0d:1::2")
+		ask := func(name string, flags ...string) result {
+			return w.run(append(flags, "--", "ncat", "--recv-only", name, "5433")...)
+		}
+		const reason = "it is an address of this host, and no rule names that (to allow: --allow "
+		w.denied(ask("me.example", "--allow", "*.example", "--allow", "me.example"), "denied tcp me.example:5433: "+reason+"11.1.0.2:5433)")
+		w.denied(ask("me6.example", "--allow", "me6.example"), "denied tcp me6.example:5433: "+reason+"[2a0d:1::2]:5433)")
+		w.denied(ask("11.1.0.2", "--deny", "any/udp"), reason)
+		wants(t, w.ok(ask("me.example", "--allow", "me.example", "--allow", "11.1.0.2:5433")), "host")
+		wants(t, w.ok(ask("11.1.0.2", "--allow", "11.1.0.0/24")), "host")
+	})
+}
+
 // The host's /etc/hosts is answered by the resolver, under the policy; the app
 // does not see it.
 func TestHostsFile(t *testing.T) {
