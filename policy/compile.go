@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strconv"
 	"strings"
 
 	"github.com/gaissmai/bart"
@@ -26,11 +27,11 @@ type Config struct {
 }
 
 // words are the lines there are.
-var words = []string{"allow", "deny", "default", "policy", "allow-unix"}
+var words = []string{"allow", "allow-suffix", "deny", "default", "policy", "hosts", "dns", "dns-budget", "allow-unix"}
 
 // Compile compiles a policy. Mistakes are a [*SyntaxError].
 func Compile(c Config) (*Policy, error) {
-	p := &Policy{names: make(map[Name]*nameRules)}
+	p := &Policy{names: make(map[Name]*nameRules), ancestors: make(map[Name]struct{})}
 	b := builder{Policy: p, open: c.Open}
 	for _, line := range c.Lines {
 		if err := b.line(line, 0); err != nil {
@@ -55,7 +56,7 @@ const maxDepth = 8
 
 func (b *builder) line(l Line, depth int) error {
 	switch l.Word {
-	case "allow", "deny":
+	case "allow", "allow-suffix", "deny":
 		return b.destination(l)
 	case "default":
 		return b.setDefault(l)
@@ -66,6 +67,24 @@ func (b *builder) line(l Line, depth int) error {
 			return &SyntaxError{Pos: l.Pos, Word: l.Arg, Msg: "the path of a socket is absolute"}
 		}
 		b.Shown = append(b.Shown, l.Arg)
+		return nil
+	case "dns":
+		b.DNS = append(b.DNS, l)
+		return nil
+	case "dns-budget":
+		n, err := strconv.Atoi(l.Arg)
+		if err != nil || n < 0 {
+			return &SyntaxError{Pos: l.Pos, Word: l.Arg, Msg: "the budget is a number of names an hour; 0 is no limit"}
+		}
+		b.Budget = &n
+		return nil
+	case "hosts":
+		name, err := l.path(l.Arg)
+		if err != nil {
+			return err
+		}
+		l.Arg = name
+		b.Hosts = append(b.Hosts, l)
 		return nil
 	}
 	pos := l.Pos
@@ -108,16 +127,25 @@ func (b *builder) include(l Line, depth int) error {
 	return nil
 }
 
-// openFile opens a file named in a line: relative to that line's file, or to
-// the working directory if it is of the command line.
-func (b *builder) openFile(l Line, name string) (io.ReadCloser, string, error) {
+// path is the path of a file named in the line: relative to that line's file,
+// or to the working directory if it is of the command line.
+func (l Line) path(name string) (string, error) {
 	if name == "" {
-		return nil, "", &SyntaxError{Pos: l.Pos, Word: l.Arg, Msg: "empty file name"}
+		return "", &SyntaxError{Pos: l.Pos, Word: l.Arg, Msg: "empty file name"}
 	}
 	if l.Pos.Line > 0 && !strings.HasPrefix(name, "/") {
 		if i := strings.LastIndexByte(l.Pos.File, '/'); i >= 0 {
 			name = l.Pos.File[:i+1] + name
 		}
+	}
+	return name, nil
+}
+
+// openFile opens a file named in a line.
+func (b *builder) openFile(l Line, name string) (io.ReadCloser, string, error) {
+	name, err := l.path(name)
+	if err != nil {
+		return nil, "", err
 	}
 	if b.open == nil {
 		return nil, "", &SyntaxError{Pos: l.Pos, Word: l.Arg, Msg: "files cannot be named here"}
@@ -135,8 +163,8 @@ func (b *builder) openFile(l Line, name string) (io.ReadCloser, string, error) {
 
 func (b *builder) destination(l Line) error {
 	b.count++
-	b.allows = b.allows || l.Word == "allow"
-	rule := &Rule{Allow: l.Word == "allow", Text: l.Word + " " + l.Arg, Pos: l.Pos}
+	rule := &Rule{Allow: l.Word != "deny", Text: l.Word + " " + l.Arg, Pos: l.Pos}
+	b.allows = b.allows || rule.Allow
 	if l.Pos.Line == 0 {
 		rule.Text = l.Pos.File + " " + l.Arg
 		rule.Pos = Pos{File: "command line"}
@@ -147,7 +175,11 @@ func (b *builder) destination(l Line) error {
 		return b.list(l, rule, file)
 	}
 	var err error
-	if rule.host, rule.scope, rule.ports, err = parseDestination(l.Arg); err != nil {
+	rule.host, rule.scope, rule.ports, err = parseDestination(l.Arg)
+	if err == nil && l.Word == "allow" {
+		err = rule.host.checkSuffix()
+	}
+	if err != nil {
 		if w, ok := err.(*wordError); ok {
 			return w.at(l.Pos, l.Arg)
 		}
@@ -157,7 +189,27 @@ func (b *builder) destination(l Line) error {
 	return nil
 }
 
+// opened records that names of the host may be resolved.
+func (b *builder) opened(h host) {
+	if h.kind == anyHost || h.kind == addresses {
+		return
+	}
+	up := h.name
+	if h.kind == exactName {
+		up = up.parent()
+	}
+	for ; up != ""; up = up.parent() {
+		if _, known := b.ancestors[up]; known {
+			return // and so are those above
+		}
+		b.ancestors[Name(strings.Clone(string(up)))] = struct{}{}
+	}
+}
+
 func (b *builder) add(r *Rule) {
+	if r.Allow {
+		b.opened(r.host)
+	}
 	switch h := r.host; h.kind {
 	case anyHost:
 		b.any = append(b.any, r)
@@ -219,16 +271,27 @@ func (b *builder) list(l Line, rule *Rule, file string) error {
 	}
 	defer f.Close()
 	set := &list{rule: rule, name: name}
-	err = readList(name, f, func(h host, line int) bool {
+	err = readList(name, f, func(h host, line int) error {
+		if l.Word == "allow" {
+			if err := h.checkSuffix(); err != nil {
+				return err
+			}
+		}
+		if rule.Allow {
+			b.opened(h)
+		}
 		if h.kind != addresses {
-			return set.names[h.kind].add(h.name, line)
+			if !set.names[h.kind].add(h.name, line) {
+				return errors.New("the list is too long")
+			}
+			return nil
 		}
 		for _, p := range h.prefixes {
 			if _, known := set.prefixes.Get(p); !known {
 				set.prefixes.Insert(p, uint32(line))
 			}
 		}
-		return true
+		return nil
 	})
 	if err != nil {
 		return err

@@ -77,7 +77,7 @@ func FuzzPolicy(f *testing.F) {
 		n, _ := ParseName(name)
 		for proto := range protoCount {
 			for _, pinned := range []bool{false, true} {
-				if v := p.Decide(Flow{proto, addr, port, n, pinned}); v.Reason == "" || v.Rule != nil && v.Rule.Allow != v.Allow {
+				if v := p.Decide(Flow{Proto: proto, Addr: addr, Port: port, Name: n, Pinned: pinned}); v.Reason == "" || v.Rule != nil && v.Rule.Allow != v.Allow {
 					t.Fatalf("%q: %s:%d: %+v", text, addr, port, v)
 				}
 			}
@@ -98,9 +98,9 @@ func FuzzReadList(f *testing.F) {
 			line int
 		}
 		var entries []entry
-		err := readList("l", strings.NewReader(text), func(h host, line int) bool {
+		err := readList("l", strings.NewReader(text), func(h host, line int) error {
 			entries = append(entries, entry{h, line})
-			return true
+			return nil
 		})
 		if err != nil {
 			checkError(t, err, text)

@@ -139,6 +139,37 @@ func (m *model) decide(f Flow, embeds, kind string) (allow, byRule, byName bool)
 	return fallback, false, false
 }
 
+// aliasDenied: a rule for names denies the flow under the alias, and no rule for
+// names is a carve-out of that one for it.
+func (m *model) aliasDenied(f Flow, alias Name) bool {
+	var allows, denies [][]bool
+	for i, r := range m.rules {
+		switch {
+		case r.host == "any" || !r.coversHost(string(alias)) || !r.coversScope(f.Proto, f.Port):
+		case r.allow:
+			allows = append(allows, m.sets[i])
+		default:
+			denies = append(denies, m.sets[i])
+		}
+	}
+	return slices.ContainsFunc(denies, func(d []bool) bool {
+		return !slices.ContainsFunc(allows, func(a []bool) bool { return carveOut(a, d) })
+	})
+}
+
+// some tells whether a flow of some protocol and port is allowed.
+func (m *model) some(f Flow, embeds, kind string) bool {
+	for _, f.Port = range worldPorts[1:] {
+		for _, f.Proto = range []Proto{TCP, UDP, ICMP} {
+			allow, _, _ := m.decide(f, embeds, kind)
+			if allow && !slices.ContainsFunc(f.Aliases, func(alias Name) bool { return m.aliasDenied(f, alias) }) && kind != "multicast" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func TestModel(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	r := rand.New(rand.NewPCG(seed, 0))
@@ -197,6 +228,9 @@ func TestModel(t *testing.T) {
 			if r.IntN(3) > 0 {
 				f.Name = worldNames[r.IntN(len(worldNames))]
 			}
+			for range r.IntN(3) {
+				f.Aliases = append(f.Aliases, worldNames[r.IntN(len(worldNames))])
+			}
 			if where.embeds == "" {
 				where.embeds = where.addr
 			}
@@ -204,11 +238,22 @@ func TestModel(t *testing.T) {
 			if where.kind == "multicast" {
 				allow, byRule, byName = false, false, false
 			}
+			if allow && slices.ContainsFunc(f.Aliases, func(alias Name) bool { return m.aliasDenied(f, alias) }) {
+				allow, byRule = false, true
+			}
 			v := p.Decide(f)
 			if v.Allow != allow || (v.Rule != nil) != byRule || v.ByName != (allow && byName) {
 				t.Fatalf("seed %d:\n%s\nlists %q\n%+v\n got %+v\nwant allow=%v rule=%v name=%v", seed, text.String(), lists, f, v, allow, byRule, byName)
 			}
+			if f.Name != "" {
+				some := f
+				some.Pinned = true
+				if v, want := p.DecideAnswer(f.Name, f.Aliases, f.Addr), m.some(some, where.embeds, where.kind); v.Allow != want {
+					t.Fatalf("seed %d:\n%s\nlists %q\n%+v\nanswer: got %+v, want %v", seed, text.String(), lists, f, v, want)
+				}
+			}
 			if v.Hint != "" {
+				f.Aliases = nil
 				f.Pinned = true // as the name is, once it may be resolved
 				if w := build(text.String() + "\nallow " + v.Hint).Decide(f); !w.Allow {
 					t.Fatalf("seed %d:\n%s\nlists %q\n%+v\nhint %s: %+v", seed, text.String(), lists, f, v.Hint, w)
@@ -216,15 +261,13 @@ func TestModel(t *testing.T) {
 			}
 		}
 		for _, n := range worldNames {
-			want := false
-			for _, port := range worldPorts[1:] {
-				for _, proto := range []Proto{TCP, UDP, ICMP} {
-					allow, _, _ := m.decide(Flow{Proto: proto, Port: port, Name: n, Pinned: true}, "", "nowhere")
-					want = want || allow
-				}
-			}
+			want := m.some(Flow{Name: n, Pinned: true}, "", "nowhere")
 			if v := p.DecideName(n); v.Allow != want {
 				t.Fatalf("seed %d:\n%s\nlists %q\n%s: got %+v, want %v", seed, text.String(), lists, n, v, want)
+			}
+			below := slices.ContainsFunc(worldNames, func(o Name) bool { return o.within(n) && p.DecideName(o).Allow })
+			if below && !p.HasBelow(n) {
+				t.Fatalf("seed %d:\n%s\nlists %q\n%s: nothing below", seed, text.String(), lists, n)
 			}
 		}
 	}

@@ -32,13 +32,20 @@ type Policy struct {
 	prefixes bart.Table[[]*Rule]
 	lists    []*list
 
+	ancestors map[Name]struct{} // of the names that are allowed
+
 	fallback     bool   // what no rule matches is allowed
 	fallbackText string // the line that says so; "" if it follows from the rules
 	denyNames    bool   // some deny rule speaks of names
 	count        int
 
-	// Shown are the paths of sockets that allow-unix lines name.
-	Shown []string
+	// Shown are the paths of sockets that allow-unix lines name, DNS the
+	// resolvers of dns lines, and Hosts the files of hosts lines. What they
+	// say is for others to make sense of.
+	Shown      []string
+	DNS, Hosts []Line
+	// Budget is what the dns-budget line sets; nil without one.
+	Budget *int
 }
 
 // nameRules are the rules for one name: those that match it, and those that
@@ -55,6 +62,9 @@ type Flow struct {
 	// Addr for it (Pinned), or only by the flow itself. Empty: not known.
 	Name   Name
 	Pinned bool
+	// Aliases are the names by way of which Name led to Addr (CNAME, SVCB).
+	// They open nothing, but what is denied is denied under any name.
+	Aliases []Name
 }
 
 // Verdict is a decision with its reason.
@@ -65,8 +75,9 @@ type Verdict struct {
 	Hint   string // a flag that would allow it; may be empty
 
 	// ByName tells of an allowed flow that it is allowed for its name alone:
-	// any other name that the flow shows is to be judged as well.
-	ByName bool
+	// any other name that the flow shows is to be judged as well. Exact tells
+	// that the rule is for that very name, not for many by a wildcard.
+	ByName, Exact bool
 }
 
 // match is a rule that matches a flow, and the host by which it does: the
@@ -84,29 +95,45 @@ func (x *match) byName() bool { return x.host.kind != anyHost && x.host.kind != 
 
 // Decide says whether the flow may be.
 func (p *Policy) Decide(f Flow) Verdict {
-	addr := Embedded(f.Addr)
-	kind := Special(f.Addr)
-	switch kind {
-	case "multicast", "broadcast", "this host":
-		return Verdict{Reason: kind + " addresses are not carried"}
-	}
+	var buffer [8]match // most flows match few rules: no need of the heap
+	all := p.matchFlow(buffer[:0], f)
+	return p.decide(f, all, all[:0])
+}
 
-	var buffer [8]match                             // most flows match few rules: no need of the heap
-	all := append(buffer[:0], p.matchAddr(addr)...) // the narrowest first
-	if outer := f.Addr.WithZone("").Unmap(); outer != addr {
-		// What denies the address that embeds another denies, too.
-		for _, x := range p.matchAddr(outer) {
-			if !x.rule.Allow {
-				all = append(all, x)
+// matchFlow appends the rules that match the flow's address and name, whatever
+// the protocol and port. Those for the address come first, the narrowest of
+// them before all.
+func (p *Policy) matchFlow(all []match, f Flow) []match {
+	if f.Addr.IsValid() {
+		addr := Embedded(f.Addr)
+		all = append(all, p.matchAddr(addr)...)
+		if outer := f.Addr.WithZone("").Unmap(); outer != addr {
+			// What denies the address that embeds another denies, too.
+			for _, x := range p.matchAddr(outer) {
+				if !x.rule.Allow {
+					all = append(all, x)
+				}
 			}
 		}
 	}
 	if f.Name != "" {
 		all = p.matchName(all, f.Name)
 	}
-	all = p.matchAny(all)
+	return p.matchAny(all)
+}
+
+// decide is Decide with the rules that match at hand. It keeps those that match
+// the protocol and port as well in matches, which may be the start of all.
+func (p *Policy) decide(f Flow, all, matches []match) Verdict {
+	kind := ""
+	if f.Addr.IsValid() {
+		kind = Special(f.Addr)
+	}
+	switch kind {
+	case "multicast", "broadcast", "this host":
+		return Verdict{Reason: kind + " addresses are not carried"}
+	}
 	unpinned := false // an allow rule would match the name if it were pinned
-	matches := all[:0]
 	for _, x := range all {
 		switch {
 		case !x.rule.scope.matches(f.Proto, f.Port):
@@ -116,11 +143,34 @@ func (p *Policy) Decide(f Flow) Verdict {
 			matches = append(matches, x)
 		}
 	}
-	return p.judge(f, addr, kind, matches, unpinned)
+	v := p.judge(f, kind, matches, unpinned)
+	if v.Allow && p.denyNames {
+		for _, alias := range f.Aliases {
+			if d := p.denier(f, alias); d != nil {
+				v = d.verdict()
+				v.Reason = fmt.Sprintf("its name leads to %s, and %s", alias, v.Reason)
+				return v
+			}
+		}
+	}
+	return v
+}
+
+// denier is the rule for names that denies the flow if it goes by way of the
+// alias; nil if none does. Rules for any host do not count: they speak of the
+// name that was asked for.
+func (p *Policy) denier(f Flow, alias Name) *match {
+	all := slices.DeleteFunc(p.matchName(nil, alias), func(x match) bool { return !x.rule.scope.matches(f.Proto, f.Port) })
+	for i := range all {
+		if d := &all[i]; !d.rule.Allow && !slices.ContainsFunc(all, func(a match) bool { return a.carvesOut(d) }) {
+			return d
+		}
+	}
+	return nil
 }
 
 // judge weighs the rules that match.
-func (p *Policy) judge(f Flow, addr netip.Addr, kind string, matches []match, unpinned bool) Verdict {
+func (p *Policy) judge(f Flow, kind string, matches []match, unpinned bool) Verdict {
 	namedSpecial := false
 	valid := matches[:0]
 	for _, x := range matches {
@@ -150,7 +200,7 @@ func (p *Policy) judge(f Flow, addr netip.Addr, kind string, matches []match, un
 	}
 	if best != nil {
 		v := best.verdict()
-		v.ByName = best.byName()
+		v.ByName, v.Exact = best.byName(), best.host.kind == exactName
 		return v
 	}
 
@@ -174,10 +224,7 @@ func (p *Policy) judge(f Flow, addr netip.Addr, kind string, matches []match, un
 		v.Reason = "no rule allows it"
 	}
 	if !v.Allow {
-		if kind != "" {
-			f.Name = "" // a rule for the name would not allow it
-		}
-		v.Hint = Destination(f)
+		v.Hint = Destination(hinted(f))
 	}
 	return v
 }
@@ -185,43 +232,83 @@ func (p *Policy) judge(f Flow, addr netip.Addr, kind string, matches []match, un
 // DecideName says whether the name may be resolved: whether some flow to it
 // could be allowed. Nothing is asked upstream for a name that is denied here.
 func (p *Policy) DecideName(n Name) Verdict {
-	all := p.matchAny(p.matchName(nil, n))
+	return p.decideSome(Flow{Name: n, Pinned: true})
+}
 
+// DecideAnswer says whether the address may be given out for the name, to which
+// it belongs by way of the aliases: whether some flow to it could be allowed.
+func (p *Policy) DecideAnswer(n Name, aliases []Name, a netip.Addr) Verdict {
+	return p.decideSome(Flow{Name: n, Aliases: aliases, Addr: a, Pinned: true})
+}
+
+// decideSome decides on a flow of which the protocol and port are open: allowed
+// if one is.
+func (p *Policy) decideSome(f Flow) Verdict {
+	all := p.matchFlow(nil, f)
 	// Between two ports at which a rule begins or ends the verdict is the same.
 	turns := []uint16{1, 854, 5354, 5356} // 1, and after the guarded ones
-	for _, x := range all {
-		for _, r := range slices.Concat(x.rule.scope.ports[:]...) {
-			turns = append(turns, max(r.lo, 1), max(r.hi+1, 1))
+	turn := func(list []match) {
+		for _, x := range list {
+			for _, r := range slices.Concat(x.rule.scope.ports[:]...) {
+				turns = append(turns, max(r.lo, 1), max(r.hi+1, 1))
+			}
 		}
 	}
+	turn(all)
+	for _, alias := range f.Aliases {
+		turn(p.matchName(nil, alias))
+	}
+	slices.Sort(turns)
+	turns = slices.Compact(turns)
+
 	var v Verdict
-	for _, proto := range []Proto{TCP, UDP, ICMP} {
-		for _, port := range turns {
-			if proto == ICMP {
-				port = 0
+	matches := make([]match, 0, len(all))
+	for _, f.Proto = range []Proto{TCP, UDP, ICMP} {
+		for _, f.Port = range turns {
+			if f.Proto == ICMP {
+				f.Port = 0
 			}
-			var matches []match
-			opened := false
-			for _, x := range all {
-				if x.rule.scope.matches(proto, port) {
-					matches = append(matches, x)
-					opened = opened || x.rule.Allow
-				}
-			}
-			d := p.judge(Flow{Proto: proto, Port: port, Name: n, Pinned: true}, netip.Addr{}, "", matches, false)
+			d := p.decide(f, all, matches)
 			if d.Allow {
 				return d
 			}
+			opened := slices.ContainsFunc(all, func(x match) bool { return x.rule.Allow && x.rule.scope.matches(f.Proto, f.Port) })
 			if v.Reason == "" || v.Rule == nil && d.Rule != nil && opened {
 				v = d // rather the rule that shuts what another one opens
+			}
+			if f.Proto == ICMP {
+				break
 			}
 		}
 	}
 	if v.Hint != "" {
-		v.Hint = Destination(Flow{Name: n, Proto: protoCount})
+		f.Proto, f.Port = protoCount, 0
+		v.Hint = Destination(hinted(f))
 	}
 	return v
 }
+
+// hinted is the flow as a rule would have to name it: by its address if that is
+// one no name leads to.
+func hinted(f Flow) Flow {
+	if f.Addr.IsValid() && Special(f.Addr) != "" {
+		f.Name = ""
+	}
+	return f
+}
+
+// HasBelow tells whether some name below n may be resolved. To say that n does
+// not exist would then be to say that they do not, either (RFC 8020).
+func (p *Policy) HasBelow(n Name) bool {
+	if _, ok := p.ancestors[n]; ok {
+		return true
+	}
+	return p.DecideName("*." + n).Allow // a name that no rule has: what holds for all
+}
+
+// OpenByDefault tells whether what no rule matches is allowed though no line says
+// so.
+func (p *Policy) OpenByDefault() bool { return p.fallback && p.fallbackText == "" }
 
 // JudgesNames tells whether a name that a flow shows can change the verdict on
 // a flow that is allowed for its address.

@@ -383,3 +383,59 @@ func TestPolicyFacts(t *testing.T) {
 		t.Errorf("reason %q, want %q", v.Reason, want)
 	}
 }
+
+// What is for others than the policy itself, and what an author has to say twice.
+func TestOtherLines(t *testing.T) {
+	fsys := files{"etc/p": "hosts h\nhosts /abs\ndns tls://x\ndns-budget 0\nallow-suffix *.com\nallow-suffix @l\nallow *.corp\ndeny *.net\nallow com", "etc/l": "*.github.io"}
+	p, err := Compile(Config{Lines: []Line{{"policy", "etc/p", Pos{"--policy", 0, 1}, 1}}, Open: fsys.open})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Hosts) != 2 || p.Hosts[0].Arg != "etc/h" || p.Hosts[1].Arg != "/abs" || len(p.DNS) != 1 || p.DNS[0].Pos.Line != 3 || p.Budget == nil || *p.Budget != 0 {
+		t.Errorf("%+v %+v %v", p.Hosts, p.DNS, p.Budget)
+	}
+	for name, want := range map[Name]bool{"a.com": true, "a.github.io": true, "a.net": false, "a.corp": true} {
+		if v := p.DecideName(name); v.Allow != want || v.Exact {
+			t.Errorf("%s: %+v", name, v)
+		}
+	}
+	if v := p.DecideName("com"); !v.Exact {
+		t.Errorf("com: %+v", v)
+	}
+	fsys["etc/p"] = "allow @l"
+	if _, err := Compile(Config{Lines: []Line{{"policy", "etc/p", Pos{"--policy", 0, 1}, 1}}, Open: fsys.open}); errText(err) != `etc/l:1:1: "*.github.io": anybody can have a name below github.io, a public suffix; if all of them are meant, write allow-suffix for allow` {
+		t.Error(err)
+	}
+}
+
+func TestHasBelow(t *testing.T) {
+	list := files{"l": "a.deep.list.example\n"}
+	for _, tt := range []struct {
+		lines string
+		yes   string
+		no    string
+	}{
+		{"allow a.b.example", "b.example example", "a.b.example x.a.b.example c.example"},
+		{"allow *.b.example", "b.example example x.b.example", "c.example"},
+		{"allow @l", "deep.list.example list.example example", "a.deep.list.example"},
+		{"default allow\ndeny .b.example", "example c.example", "b.example x.b.example"},
+		{"default allow\ndeny b.example", "b.example", ""},
+		{"allow any\ndeny .b.example\nallow x.b.example", "b.example", "y.b.example"},
+	} {
+		lines, _ := ReadLines("p", strings.NewReader(tt.lines))
+		p, err := Compile(Config{Lines: lines, Open: list.open})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range strings.Fields(tt.yes) {
+			if !p.HasBelow(Name(n)) {
+				t.Errorf("%q: nothing below %s", tt.lines, n)
+			}
+		}
+		for _, n := range strings.Fields(tt.no) {
+			if p.HasBelow(Name(n)) {
+				t.Errorf("%q: something below %s", tt.lines, n)
+			}
+		}
+	}
+}

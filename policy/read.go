@@ -9,15 +9,27 @@ import (
 	"strings"
 )
 
+// withoutComment takes off what follows a "#" at the start of a line or of a
+// word: within one it may be a part (tls://9.9.9.9#dns.example).
+func withoutComment(text string) string {
+	for i := range len(text) {
+		if text[i] == '#' && (i == 0 || strings.IndexByte(" \t", text[i-1]) >= 0) {
+			return text[:i]
+		}
+	}
+	return text
+}
+
 // maxLine bounds a line of a file, in bytes.
 const maxLine = 64 << 10
 
-// ReadLines reads a policy file: a word and its argument a line, "#" starts a
-// comment. It checks the form of lines; Compile what they say.
+// ReadLines reads a policy file: a word and its argument a line; a word that
+// starts with "#" starts a comment. It checks the form of lines; Compile what they say.
 func ReadLines(name string, r io.Reader) ([]Line, error) {
 	var lines []Line
 	err := eachLine(name, r, func(text string, number int) error {
 		pos := Pos{File: name, Line: number, Column: 1}
+		text = withoutComment(text)
 		fields := fieldsAt(text)
 		switch {
 		case len(fields) == 0:
@@ -41,8 +53,9 @@ func ReadLines(name string, r io.Reader) ([]Line, error) {
 
 // readList reads a hosts file (hosts(5): an address, then names that belong to
 // the list) or a plain list of names, wildcards, addresses and prefixes.
-func readList(name string, r io.Reader, add func(h host, line int) bool) error {
+func readList(name string, r io.Reader, add func(h host, line int) error) error {
 	return eachLine(name, r, func(text string, number int) error {
+		text, _, _ = strings.Cut(text, "#")
 		word, rest := cutField(text)
 		if word == "" {
 			return nil
@@ -67,8 +80,8 @@ func readList(name string, r io.Reader, add func(h host, line int) bool) error {
 				if err != nil {
 					return listError(name, number, text, word, err)
 				}
-				if !add(h, number) {
-					return listError(name, number, text, word, errFull)
+				if err := add(h, number); err != nil {
+					return listError(name, number, text, word, err)
 				}
 			}
 			return nil
@@ -76,14 +89,12 @@ func readList(name string, r io.Reader, add func(h host, line int) bool) error {
 		if h, err = parseEntry(word); err != nil {
 			return listError(name, number, text, word, err)
 		}
-		if !add(h, number) {
-			return listError(name, number, text, word, errFull)
+		if err := add(h, number); err != nil {
+			return listError(name, number, text, word, err)
 		}
 		return nil
 	})
 }
-
-var errFull = errors.New("the list is too long")
 
 // localNames stand in the head of every hosts file and are not meant.
 var localNames = map[string]bool{
@@ -123,7 +134,7 @@ func parseEntry(s string) (host, error) {
 	return host{kind: kind, name: n}, err
 }
 
-// eachLine calls fn with each line without its comment, and its number from 1.
+// eachLine calls fn with each line and its number from 1.
 func eachLine(name string, r io.Reader, fn func(text string, number int) error) error {
 	s := bufio.NewScanner(r)
 	s.Buffer(make([]byte, 0, 4096), maxLine)
@@ -133,9 +144,6 @@ func eachLine(name string, r io.Reader, fn func(text string, number int) error) 
 		text := s.Text()
 		if number == 1 {
 			text = strings.TrimPrefix(text, "\ufeff")
-		}
-		if i := strings.IndexByte(text, '#'); i >= 0 {
-			text = text[:i]
 		}
 		if err := fn(text, number); err != nil {
 			return err

@@ -33,7 +33,7 @@ func TestReadLines(t *testing.T) {
 		err      string
 	}{
 		{name: "empty"},
-		{name: "comments", in: "# all\n\n \t# indented\nallow x # after\ndeny y#z\n", want: []Line{line("allow", "x", 4, 7), line("deny", "y", 5, 6)}},
+		{name: "comments", in: "# all\n\n \t# indented\nallow x # after\ndeny y#z\n", want: []Line{line("allow", "x", 4, 7), line("deny", "y#z", 5, 6)}},
 		{name: "CRLF", in: "allow x\r\n\r\ndeny\ty\r\n", want: []Line{line("allow", "x", 1, 7), line("deny", "y", 3, 6)}},
 		{name: "BOM", in: "\ufeffallow x\n\n", want: []Line{line("allow", "x", 1, 7)}},
 		{name: "no newline at the end", in: "allow  x", want: []Line{line("allow", "x", 1, 8)}},
@@ -74,16 +74,16 @@ func TestReadList(t *testing.T) {
 		{name: "Latin-1", in: "b\xfccher.example", err: `l:1:1: "b\xfccher.example": "b\xfccher.example" is not a valid internationalized name`},
 	} {
 		var got strings.Builder
-		err := readList("l", strings.NewReader(tt.in), func(h host, line int) bool {
+		err := readList("l", strings.NewReader(tt.in), func(h host, line int) error {
 			text, _, _ := strings.Cut(describe(&Rule{host: h}), " ")
 			fmt.Fprintf(&got, "%d %s; ", line, text)
-			return true
+			return nil
 		})
 		if errText(err) != tt.err || err == nil && strings.TrimSpace(got.String()) != tt.want {
 			t.Errorf("%s: %s, %v; want %s, %q", tt.name, got.String(), err, tt.want, tt.err)
 		}
 	}
-	full := func(host, int) bool { return false }
+	full := func(host, int) error { return errors.New("the list is too long") }
 	for _, in := range []string{"a.example", "::1 a.example"} {
 		if err := readList("l", strings.NewReader(in), full); err == nil || !strings.HasSuffix(err.Error(), `"a.example": the list is too long`) {
 			t.Error(err)

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/net/publicsuffix"
 )
 
 // Proto is a transport protocol that rules can name.
@@ -88,6 +90,20 @@ func (h host) contains(o host) bool {
 		return h.kind != exactName
 	}
 	return o.name == h.name && (h.kind == o.kind || h.kind == treeName)
+}
+
+// checkSuffix is an error for a wildcard over a public suffix (publicsuffix.org):
+// anybody can have names there. A top-level domain that is on no list (".corp")
+// is somebody's own, and ".onion" is all there is to allow for Tor.
+func (h host) checkSuffix() error {
+	if h.kind != belowName && h.kind != treeName {
+		return nil
+	}
+	suffix, icann := publicsuffix.PublicSuffix(string(h.name))
+	if suffix != string(h.name) || !icann && !strings.Contains(suffix, ".") || suffix == "onion" {
+		return nil
+	}
+	return &wordError{word: string(h.name), msg: fmt.Sprintf("anybody can have a name below %s, a public suffix; if all of them are meant, write allow-suffix for allow", h.name)}
 }
 
 // covers tells whether p lies within q.
