@@ -3,6 +3,7 @@ package dnsguard
 import (
 	"container/list"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -13,8 +14,8 @@ import (
 )
 
 const (
-	maxEntries = 4096
-	maxTTL     = 24 * time.Hour
+	maxCache = 8 << 20 // bytes
+	maxTTL   = 24 * time.Hour
 	// maxNegativeTTL bounds how long an absence is believed (RFC 2308, 5).
 	maxNegativeTTL = 10 * time.Minute
 )
@@ -28,13 +29,23 @@ type key struct {
 
 func (k key) String() string { return fmt.Sprintf("%s %d %t", k.name, k.qtype, k.dnssec) }
 
-// entry is an answer: the chain from the question's name to its end.
+// entry is an answer: the chain from the question's name to its end. It does
+// not change once it is in the cache.
 type entry struct {
+	rules           *policy.Policy // under which it was filtered
 	rcode           int
 	absent          bool // the chain ends in nothing
 	records, ns     []dns.RR
+	aliases         []policy.Name // that the name leads to (CNAME, SVCB)
+	addrs           []netip.Addr  // that are given out
+	denied          *denial       // nil if there is something for the app
 	stored, expires time.Time
+	staleEnd        time.Time // until when it may be given out if upstream fails
+	revived         bool      // it is out of date, and given out for that reason
 }
+
+// fresh tells whether the entry may be given out without asking.
+func (e *entry) fresh(now time.Time) bool { return now.Before(e.expires) }
 
 // take keeps of m the records that continue the chain at owner, and returns
 // where to ask on: the end of an alias that m does not follow. seen are the
@@ -66,12 +77,6 @@ func (e *entry) take(m *dns.Msg, owner string, qtype uint16, seen map[string]boo
 				}
 				found = true
 			}
-			switch rr := rr.(type) {
-			case *dns.HTTPS:
-				withoutECH(&rr.SVCB)
-			case *dns.SVCB:
-				withoutECH(rr)
-			}
 			e.records = append(e.records, rr)
 		}
 		if found || alias == "" {
@@ -86,6 +91,9 @@ func (e *entry) take(m *dns.Msg, owner string, qtype uint16, seen map[string]boo
 			return ""
 		}
 		owner = alias
+		if n, err := policy.ParseName(alias); err == nil {
+			e.aliases = append(e.aliases, n)
+		}
 	}
 	e.absent = true
 	return ""
@@ -114,18 +122,6 @@ func (e *entry) takeNegative(m *dns.Msg, owner string) {
 	}
 }
 
-// withoutECH removes the key of Encrypted ClientHello: the name in the clear is
-// what flows are judged by.
-func withoutECH(rr *dns.SVCB) {
-	values := rr.Value[:0]
-	for _, v := range rr.Value {
-		if v.Key() != dns.SVCB_ECHCONFIG {
-			values = append(values, v)
-		}
-	}
-	rr.Value = values
-}
-
 // ttl is how long the entry may be kept.
 func (e *entry) ttl() time.Duration {
 	least := uint32(maxTTL / time.Second)
@@ -149,11 +145,17 @@ func (e *entry) answer(q *dns.Msg, now time.Time) *dns.Msg {
 	m := reply(q)
 	m.Rcode = e.rcode
 	age := uint32(max(0, now.Sub(e.stored)/time.Second))
+	if opt := m.IsEdns0(); opt != nil && e.revived {
+		opt.Option = append(opt.Option, &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeStaleAnswer})
+	}
 	aged := func(list []dns.RR) []dns.RR {
 		out := make([]dns.RR, len(list))
 		for i, rr := range list {
 			out[i] = dns.Copy(rr)
 			h := out[i].Header()
+			if e.revived {
+				h.Ttl = staleTTL
+			}
 			h.Ttl -= min(age, h.Ttl)
 			if strings.EqualFold(h.Name, q.Question[0].Name) {
 				h.Name = q.Question[0].Name // the case the app asked in
@@ -165,39 +167,63 @@ func (e *entry) answer(q *dns.Msg, now time.Time) *dns.Msg {
 	return m
 }
 
+// life is how long what it holds may be used, by its TTLs.
+func (e *entry) life() time.Duration { return e.expires.Sub(e.stored) }
+
+// size is about how many bytes the entry takes.
+func (e *entry) size() int {
+	n := 256
+	for _, list := range [][]dns.RR{e.records, e.ns} {
+		for _, rr := range list {
+			n += 64 + 2*dns.Len(rr)
+		}
+	}
+	return n
+}
+
 // cache keeps the entries used last.
 type cache struct {
 	mu      sync.Mutex
 	entries map[key]*list.Element // of *cached
 	used    *list.List            // the one used last in front
+	size    int                   // bytes
 }
 
 type cached struct {
 	key   key
 	entry *entry
+	size  int
+	hits  int
+	hot   bool // it was asked for ahead of its end
 }
 
 func newCache() *cache { return &cache{entries: make(map[key]*list.Element), used: list.New()} }
 
-// get returns the entry if it is there and fresh, else nil.
-func (c *cache) get(k key, now time.Time) *entry {
+// get returns the entry if it is there; it may be out of date by staleLife. hot
+// is true once for an entry that is to be asked for again before its end.
+func (c *cache) get(k key, rules *policy.Policy, now time.Time) (e *entry, hot bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	el := c.entries[k]
 	if el == nil {
-		return nil
+		return nil, false
 	}
-	e := el.Value.(*cached).entry
-	if !now.Before(e.expires) {
+	x := el.Value.(*cached)
+	if x.entry.rules != rules || !now.Before(x.entry.staleEnd) {
 		c.remove(el)
-		return nil
+		return nil, false
 	}
 	c.used.MoveToFront(el)
-	return e
+	x.hits++
+	if left := x.entry.expires.Sub(now); left > 0 && left < x.entry.life()/10 && x.hits >= prefetchHits && !x.hot && !x.entry.revived {
+		x.hot, hot = true, true
+	}
+	return x.entry, hot
 }
 
+// put keeps an entry, unless it is not to be kept at all.
 func (c *cache) put(k key, e *entry) {
-	if !e.stored.Before(e.expires) {
+	if !e.fresh(e.stored) {
 		return
 	}
 	c.mu.Lock()
@@ -205,13 +231,28 @@ func (c *cache) put(k key, e *entry) {
 	if el := c.entries[k]; el != nil {
 		c.remove(el)
 	}
-	c.entries[k] = c.used.PushFront(&cached{k, e})
-	if c.used.Len() > maxEntries {
+	x := &cached{key: k, entry: e, size: e.size()}
+	c.entries[k] = c.used.PushFront(x)
+	for c.size += x.size; c.size > maxCache; {
 		c.remove(c.used.Back())
 	}
 }
 
+// revive makes an entry that is out of date one to be given out for a while.
+func (c *cache) revive(k key, old *entry, now time.Time) *entry {
+	e := *old
+	e.stored, e.expires, e.revived = now, now.Add(staleTTL*time.Second), true
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if el := c.entries[k]; el != nil && el.Value.(*cached).entry == old {
+		el.Value.(*cached).entry = &e
+	}
+	return &e
+}
+
 func (c *cache) remove(el *list.Element) {
-	delete(c.entries, el.Value.(*cached).key)
+	x := el.Value.(*cached)
+	c.size -= x.size
+	delete(c.entries, x.key)
 	c.used.Remove(el)
 }

@@ -21,7 +21,7 @@ func FuzzAnswerPacket(f *testing.F) {
 	f.Fuzz(func(t *testing.T, packet []byte) {
 		g := newFixture(t, func(m *dns.Msg) error {
 			for range 100 {
-				m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: m.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}, A: []byte{192, 0, 2, 1}})
+				m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: m.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}, A: []byte{11, 0, 2, 1}})
 			}
 			return nil
 		}, "allow *.ok.x")
@@ -83,6 +83,13 @@ func FuzzTake(f *testing.F) {
 			f.Add(packed, qtype)
 		}
 	}
+	for _, rrtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeHTTPS} { // records without data
+		m := query("a.x.", dns.Type(rrtype).String())
+		m.Answer = []dns.RR{&dns.RFC3597{Hdr: dns.RR_Header{Name: "a.x.", Rrtype: rrtype, Class: dns.ClassINET, Ttl: 60}}}
+		packed, _ := m.Pack()
+		f.Add(packed, rrtype)
+	}
+	rules := newFixture(f, nil, "allow any", "deny denied.y").Policy()
 	f.Fuzz(func(t *testing.T, packet []byte, qtype uint16) {
 		m := new(dns.Msg)
 		if m.Unpack(packet) != nil {
@@ -91,6 +98,9 @@ func FuzzTake(f *testing.F) {
 		var e entry
 		seen := map[string]bool{}
 		next := e.take(m, "a.x.", qtype, seen)
+		ttl := e.ttl()
+		e.rules = rules
+		e.filter("a.x")
 		chain := map[string]bool{"a.x.": true}
 		for range len(m.Answer) {
 			for _, rr := range m.Answer {
@@ -123,7 +133,7 @@ func FuzzTake(f *testing.F) {
 				}
 			}
 		}
-		if ttl := e.ttl(); ttl < 0 || ttl > maxTTL || e.absent && ttl > maxNegativeTTL {
+		if ttl < 0 || ttl > maxTTL || e.absent && ttl > maxNegativeTTL {
 			t.Fatalf("kept for %v", ttl)
 		}
 	})

@@ -2,9 +2,6 @@ package dnsguard
 
 import (
 	"errors"
-	"net/netip"
-	"strconv"
-	"strings"
 
 	"github.com/miekg/dns"
 )
@@ -12,6 +9,7 @@ import (
 var (
 	errBusy  = errors.New("too many questions at once")
 	errChain = errors.New("the chain of aliases is too long")
+	errAlias = errors.New("the name leads to one that is none, or that is local")
 )
 
 // rcodeError is a failure that the upstream itself reported.
@@ -69,22 +67,9 @@ func failure(q *dns.Msg, rcode int, code uint16, text string) *dns.Msg {
 	return m
 }
 
-// hostsAnswer answers an address question from a list of them.
-func hostsAnswer(q *dns.Msg, addrs []netip.Addr) *dns.Msg {
-	m := reply(q)
-	for _, a := range addrs {
-		switch qtype := q.Question[0].Qtype; {
-		case a.Is4() && qtype == dns.TypeA:
-			m.Answer = append(m.Answer, &dns.A{Hdr: header(q, qtype, hostsTTL), A: a.AsSlice()})
-		case a.Is6() && qtype == dns.TypeAAAA:
-			m.Answer = append(m.Answer, &dns.AAAA{Hdr: header(q, qtype, hostsTTL), AAAA: a.AsSlice()})
-		}
-	}
-	return m
-}
-
-func header(q *dns.Msg, rrtype uint16, ttl uint32) dns.RR_Header {
-	return dns.RR_Header{Name: q.Question[0].Name, Rrtype: rrtype, Class: dns.ClassINET, Ttl: ttl}
+// header is that of a record which answers the question; ttl is in seconds.
+func header(q dns.Question, ttl uint32) dns.RR_Header {
+	return dns.RR_Header{Name: q.Name, Rrtype: q.Qtype, Class: dns.ClassINET, Ttl: ttl}
 }
 
 // question is one made afresh: nothing that the app put into its own goes out.
@@ -98,30 +83,4 @@ func question(name string, qtype uint16, dnssec bool) *dns.Msg {
 func wantsDNSSEC(q *dns.Msg) bool {
 	opt := q.IsEdns0()
 	return opt != nil && opt.Do()
-}
-
-// reverse is the address whose name is asked for (RFC 1035 3.5, RFC 3596 2.5).
-func reverse(name string) (netip.Addr, bool) {
-	if s, ok := strings.CutSuffix(name, ".in-addr.arpa"); ok {
-		labels := strings.Split(s, ".")
-		if len(labels) != 4 {
-			return netip.Addr{}, false
-		}
-		a, err := netip.ParseAddr(labels[3] + "." + labels[2] + "." + labels[1] + "." + labels[0])
-		return a, err == nil
-	}
-	s, ok := strings.CutSuffix(name, ".ip6.arpa")
-	labels := strings.Split(s, ".")
-	if !ok || len(labels) != 32 {
-		return netip.Addr{}, false
-	}
-	var b [16]byte
-	for i, l := range labels {
-		n, err := strconv.ParseUint(l, 16, 4)
-		if err != nil || len(l) != 1 {
-			return netip.Addr{}, false
-		}
-		b[15-i/2] |= byte(n) << (4 * (i % 2))
-	}
-	return netip.AddrFrom16(b), true
 }

@@ -19,7 +19,7 @@ func (g *Guard) Serve(ctx context.Context, tcp []net.Listener, udp []*net.UDPCon
 	var servers []*dns.Server
 	handler := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { g.serveDNS(ctx, w, q) })
 	for _, l := range tcp {
-		servers = append(servers, &dns.Server{Listener: netutil.LimitListener(l, maxConns), Handler: handler})
+		servers = append(servers, &dns.Server{Listener: netutil.LimitListener(l, maxConns), Handler: handler, MaxTCPQueries: -1}) // any number
 	}
 	for _, c := range udp {
 		servers = append(servers, &dns.Server{PacketConn: c, Handler: handler, UDPSize: dns.MaxMsgSize})
@@ -55,7 +55,11 @@ func (g *Guard) serveDNS(ctx context.Context, w dns.ResponseWriter, q *dns.Msg) 
 	} else {
 		m.Truncate(dns.MaxMsgSize) // compressed, it is what upstream could send
 	}
-	_ = w.WriteMsg(m) // an app that left is no failure
+	packed, err := m.Pack()
+	if err != nil {
+		packed, _ = failure(q, dns.RcodeServerFailure, 0, "").Pack()
+	}
+	_, _ = w.Write(packed) // an app that left is no failure
 }
 
 // AnswerPacket answers a datagram. It is nil if there is nothing to answer.

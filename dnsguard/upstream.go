@@ -1,14 +1,12 @@
 package dnsguard
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/netip"
-	"strings"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/miekg/dns"
@@ -24,164 +22,154 @@ const (
 	deadline = 4500 * time.Millisecond
 	// rounds is how often the list of resolvers is gone through.
 	rounds = 2
+	// grudge is how long a resolver that gave no answer is asked last.
+	grudge = 10 * time.Second
 )
 
-// Resolvers asks a list of resolvers over UDP, and over TCP what does not fit
-// or does not look right.
+// Resolvers asks resolvers elsewhere: for a name those of the longest zone that
+// it lies in, or else those without a zone, or else the host's. It never falls
+// from one of these lists to another: the names of a zone are no business of
+// other resolvers.
 type Resolvers struct {
-	Servers []netip.AddrPort
+	Servers []*Server
+	// Host are the host's own, asked if none of Servers is without a zone. Nil
+	// is the same as none. It is called for each question.
+	Host func() []netip.AddrPort
+
+	patience time.Duration // 0 is the constant; tests have less of it
+	mu       sync.Mutex
+	hostList []netip.AddrPort // what Host said last, guarded by mu
+	host     []*Server        // made of it, guarded by mu
 }
 
 // Exchange implements [Exchanger]. The first answer that is no failure wins.
+// Answers are whole, and to the question in q.
 func (r *Resolvers) Exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
-	if len(r.Servers) == 0 {
+	servers := healthyFirst(r.serversFor(q.Question[0].Name))
+	if len(servers) == 0 {
 		return nil, errors.New("the host has no resolver")
 	}
 	ctx, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
-	type result struct {
-		m   *dns.Msg
-		err error
+	type attempt struct {
+		server *Server
+		result
 	}
-	results := make(chan result)
+	patience := patience
+	if r.patience != 0 {
+		patience = r.patience
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	attempts := make(chan attempt)
+	var asked *Server // last, and did not answer yet
 	next, left := 0, 0
 	start := func() {
-		server := r.Servers[next%len(r.Servers)]
-		next, left = next+1, left+1
+		server := servers[next%len(servers)]
+		asked, next, left = server, next+1, left+1
+		timer.Reset(patience)
 		go func() {
-			m, err := exchange(ctx, server, q.Copy())
+			m, err := server.exchange(ctx, q)
 			select {
-			case results <- result{m, err}:
+			case attempts <- attempt{server, result{m, err}}:
 			case <-ctx.Done():
 			}
 		}()
 	}
 	start()
-	var last result
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
+	var last attempt
 	for {
 		select {
-		case got := <-results:
+		case got := <-attempts:
 			left--
+			if got.server == asked {
+				asked = nil
+			}
+			got.server.answered(got.err == nil)
 			if got.err == nil && got.m.Rcode != dns.RcodeServerFailure && got.m.Rcode != dns.RcodeRefused {
 				return got.m, nil
 			}
 			if last.m == nil {
 				last = got
 			}
-			if next < len(r.Servers) {
+			if next < len(servers) {
 				start()
 			} else if left == 0 {
 				return last.m, last.err
 			}
 		case <-timer.C:
-			if next < rounds*len(r.Servers) {
+			if asked != nil {
+				asked.answered(false)
+			}
+			if next < rounds*len(servers) {
 				start()
 			}
-			timer.Reset(patience)
 		case <-ctx.Done():
-			if last.m != nil {
+			switch {
+			case last.m != nil:
 				return last.m, nil
+			case errors.Is(ctx.Err(), context.Canceled):
+				return nil, ctx.Err()
 			}
-			return nil, errors.New("no answer in time")
+			return nil, fmt.Errorf("%s: no answer in time", servers[0].spec)
 		}
 	}
 }
 
-// exchange asks one server. Every question has an ID and a port of its own; an
-// answer with another ID or question is not taken, but the question is repeated
-// over TCP, where nobody off the path can answer.
-func exchange(ctx context.Context, server netip.AddrPort, q *dns.Msg) (*dns.Msg, error) {
-	q.Id = dns.Id()
-	udp := dns.Client{Net: "udp", UDPSize: udpSize, Timeout: deadline}
-	m, _, err := udp.ExchangeContext(ctx, q, server.String())
-	var network net.Error
-	switch {
-	case err == nil && !m.Truncated && answers(m, q):
-		return m, nil
-	case errors.As(err, &network):
-		return nil, fmt.Errorf("%s: %w", server, plain(err))
-	}
-	q.Id = dns.Id()
-	tcp := dns.Client{Net: "tcp", Timeout: deadline}
-	m, _, err = tcp.ExchangeContext(ctx, q, server.String())
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("%s: %w", server, plain(err))
-	case m.Truncated || !answers(m, q):
-		return nil, fmt.Errorf("%s: answered another question", server)
-	}
-	return m, nil
+// Zone tells whether some server is for a zone that the name lies in.
+func (r *Resolvers) Zone(name policy.Name) bool {
+	return r.zoneOf(dns.Fqdn(string(name))) != ""
 }
 
-// plain takes from a network error what the message around it says already.
-func plain(err error) error {
-	var op *net.OpError
-	if errors.As(err, &op) {
-		return op.Err
-	}
-	return err
-}
-
-// answers tells whether m is a response to q.
-func answers(m, q *dns.Msg) bool {
-	return m.Response && m.Id == q.Id && len(m.Question) == 1 &&
-		strings.EqualFold(m.Question[0].Name, q.Question[0].Name) &&
-		m.Question[0].Qtype == q.Question[0].Qtype && m.Question[0].Qclass == q.Question[0].Qclass
-}
-
-// ResolvConf is what of resolv.conf(5) matters here.
-type ResolvConf struct {
-	Servers []netip.AddrPort
-	Lines   []string // "search", "domain" and "options", as they stand
-}
-
-// ReadResolvConf reads a resolv.conf. Without a nameserver line it is the one
-// on this host, as resolv.conf(5) says.
-func ReadResolvConf(r io.Reader) (ResolvConf, error) {
-	var c ResolvConf
-	s := bufio.NewScanner(r)
-	for s.Scan() {
-		fields := strings.Fields(s.Text())
-		if len(fields) < 2 {
-			continue
-		}
-		switch fields[0] {
-		case "nameserver":
-			if a, err := netip.ParseAddr(fields[1]); err == nil {
-				c.Servers = append(c.Servers, netip.AddrPortFrom(a, 53))
-			}
-		case "search", "domain", "options":
-			c.Lines = append(c.Lines, strings.Join(fields, " "))
+// zoneOf is the longest zone with servers that the name lies in, "" if there is
+// none. The name is compared label by label: one that came in an answer may
+// have dots within labels.
+func (r *Resolvers) zoneOf(name string) (longest policy.Name) {
+	for _, s := range r.Servers {
+		if len(s.Zone) > len(longest) && dns.IsSubDomain(dns.Fqdn(string(s.Zone)), name) {
+			longest = s.Zone
 		}
 	}
-	if len(c.Servers) == 0 {
-		c.Servers = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")}
-	}
-	return c, s.Err()
+	return longest
 }
 
-// ReadHosts reads a hosts(5) file. Lines that are none are passed over, as
-// resolvers do.
-func ReadHosts(r io.Reader) (map[policy.Name][]netip.Addr, error) {
-	hosts := make(map[policy.Name][]netip.Addr)
-	s := bufio.NewScanner(r)
-	for s.Scan() {
-		text, _, _ := strings.Cut(s.Text(), "#")
-		fields := strings.Fields(text)
-		if len(fields) < 2 {
-			continue
-		}
-		a, err := netip.ParseAddr(fields[0])
-		if err != nil {
-			continue
-		}
-		for _, f := range fields[1:] {
-			if n, err := policy.ParseName(f); err == nil {
-				hosts[n] = append(hosts[n], a.WithZone(""))
-			}
+// serversFor are those that may be asked for the name, in the order given.
+func (r *Resolvers) serversFor(name string) []*Server {
+	zone := r.zoneOf(name)
+	var servers []*Server
+	for _, s := range r.Servers {
+		if s.Zone == zone {
+			servers = append(servers, s)
 		}
 	}
-	return hosts, s.Err()
+	if len(servers) == 0 && r.Host != nil {
+		return r.hostServers(r.Host())
+	}
+	return servers
+}
+
+// hostServers are kept while the list stays as it is, with what is known of them.
+func (r *Resolvers) hostServers(list []netip.AddrPort) []*Server {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !slices.Equal(list, r.hostList) {
+		r.hostList, r.host = slices.Clone(list), nil
+		for _, a := range list {
+			r.host = append(r.host, plainServer(a))
+		}
+	}
+	return r.host
+}
+
+// healthyFirst moves those that failed lately to the end.
+func healthyFirst(servers []*Server) []*Server {
+	var healthy, failed []*Server
+	for _, s := range servers {
+		if s.failedLately() {
+			failed = append(failed, s)
+		} else {
+			healthy = append(healthy, s)
+		}
+	}
+	return append(healthy, failed...)
 }
