@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -84,7 +85,33 @@ func Connect(gateway, app *Namespace) (ipv6 bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("app namespace: %w", err)
 	}
+	if err := gateway.Do(awaitCarrier); err != nil {
+		return false, fmt.Errorf("gateway namespace: %w", err)
+	}
 	return ipv6, nil
+}
+
+// carrierTime bounds how long the kernel's link watch may take. It takes a second
+// at most (net/core/link_watch.c).
+const carrierTime = 2 * time.Second
+
+// awaitCarrier waits until the gateway's end can send. It was up before its peer,
+// so that its carrier came on later, and until the link watch has run, what is
+// sent is lost. Since Linux 6.8, to ask for the link runs it (rtnl_getlink in
+// net/core/rtnetlink.c); before, the state is asked for until it is so.
+func awaitCarrier() error {
+	for started := time.Now(); ; time.Sleep(100 * time.Microsecond) {
+		link, err := netlink.LinkByName(gatewayDevice)
+		if err != nil {
+			return fmt.Errorf("find %s: %w", gatewayDevice, err)
+		}
+		switch {
+		case link.Attrs().OperState == netlink.OperUp:
+			return nil
+		case time.Since(started) > carrierTime:
+			return fmt.Errorf("%s has no carrier: %s", gatewayDevice, link.Attrs().OperState)
+		}
+	}
 }
 
 // end is one end of the veth and what it must know of the other.
@@ -160,6 +187,15 @@ func appRoutes(ipv6 bool) error {
 	link, err := netlink.LinkByName(appDevice)
 	if err != nil {
 		return fmt.Errorf("find %s: %w", appDevice, err)
+	}
+	if ipv6 {
+		// The kernel makes the address a local one by and by, in a work queue
+		// (addrconf_dad_work in net/ipv6/addrconf.c), also without duplicate
+		// address detection. What comes before is lost.
+		err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: host(App6), Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL})
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("make %s local: %w", App6, err)
+		}
 	}
 	for _, gw := range families(ipv6, Gateway4, Gateway6) {
 		err := netlink.RouteAdd(&netlink.Route{

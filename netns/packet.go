@@ -145,8 +145,15 @@ var icmpCodes = map[Unreachable]struct{ v4, v6 byte }{
 	NoPort:     {3, 4},
 }
 
-// unreachable builds the ICMP error that the destination of p sends back.
+// unreachable builds the ICMP error that the destination of p sends back, or the
+// gateway for an address that cannot be a source (RFC 1122, 3.2.1.3).
 func (p Packet) unreachable(why Unreachable) []byte {
+	if a := p.Dst.Addr(); a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		p.Dst = netip.AddrPortFrom(Gateway6, 0)
+		if a.Is4() {
+			p.Dst = netip.AddrPortFrom(Gateway4, 0)
+		}
+	}
 	codes := icmpCodes[why]
 	if p.Dst.Addr().Is4() {
 		quote := p.IP[:min(len(p.IP), 548)] // RFC 1812, 4.3.2.3: at most 576 bytes in all

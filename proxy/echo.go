@@ -20,7 +20,7 @@ const (
 // echo decides on an echo request and passes it on: by a socket of the host's
 // that can send nothing else (ping sockets, icmp(7)).
 func (in *intake) echo(p netns.Packet) {
-	v, name := in.Decide(policy.ICMP, p.Dst)
+	v, name := in.Decide(in.Policy(), policy.ICMP, p.Dst)
 	if !v.Allow {
 		in.refuse(p, v)
 		return

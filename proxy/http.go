@@ -17,54 +17,92 @@ var (
 	errLongHead = errors.New("the head of the HTTP request is too long")
 	errTwoHosts = errors.New("the HTTP request names more than one host")
 	errHTTP2    = errors.New("HTTP/2 without TLS does not show its host")
+	errFraming  = errors.New("where the body of the HTTP request ends cannot be understood")
 )
 
 // identifyHTTP recognizes a request by its first line (RFC 9112, 3). It takes for
 // one whatever some server may, and then reads it strictly. While what has come
 // may still become one, its lines are held; what is no text is let go at once.
 func identifyHTTP(b []byte) (policy.Name, State, error) {
+	text := b[:min(len(b), maxHead)]
+	text = text[leadingBlanks(text):]
+	if !startsWord(text) {
+		return "", Nameless, nil
+	}
+	if end := bytes.IndexByte(text, '\n'); end >= 0 && !looksHTTP(text[:end]) {
+		return "", Nameless, nil // a line of another protocol
+	}
+	r, err := readRequest(b)
+	switch {
+	case err != nil:
+		return "", Nameless, err
+	case r == nil:
+		return "", NeedMore, nil
+	}
+	return r.host, r.state, nil
+}
+
+// request is the head of an HTTP/1 request.
+type request struct {
+	host     policy.Name
+	state    State // Named, or Nameless if there is no name
+	size     int   // bytes of the head, with empty lines before it
+	method   string
+	body     body
+	switches bool // it asks for another protocol on the connection
+}
+
+// readRequest reads a head (RFC 9112) strictly: what servers may differ on is an
+// error. It is nil if b has not all of it yet.
+func readRequest(b []byte) (*request, error) {
 	whole := len(b) < maxHead // later bytes must not matter: they may come apart
 	b = b[:min(len(b), maxHead)]
 	before := leadingBlanks(b)
 	text := b[before:]
-	if !startsWord(text) {
-		return "", Nameless, nil
-	}
 	end := bytes.IndexByte(text, '\n')
 	switch {
 	case end < 0 && whole:
-		return "", NeedMore, nil
+		return nil, nil
 	case end < 0: // blanks, a word and blanks: it may become a request yet
-		return "", Nameless, errLongHead
-	case !looksHTTP(text[:end]):
-		return "", Nameless, nil // a line of another protocol
+		return nil, errLongHead
 	}
 	line, crlf := strings.CutSuffix(string(text[:end]), "\r")
 	method, rest, _ := strings.Cut(line, " ")
 	target, version, _ := strings.Cut(rest, " ")
 	switch {
 	case method == "PRI" && rest == "* HTTP/2.0": // RFC 9113, 3.4
-		return "", Nameless, errHTTP2
+		return nil, errHTTP2
 	case !crlf || version != "HTTP/1.1" && version != "HTTP/1.0",
-		strings.Trim(method, tokenChars) != "",
+		method == "" || strings.Trim(method, tokenChars) != "",
 		strings.ContainsFunc(line, unicode.IsControl),
 		strings.Trim(string(b[:before]), "\r\n") != "": // empty lines may be passed over (RFC 9112, 2.2)
-		return "", Nameless, errHead
+		return nil, errHead
 	}
-	fields, ended, err := cutHead(text[end:])
+	lines, ended, err := cutHead(text[end:])
 	switch {
 	case err != nil:
-		return "", Nameless, err
+		return nil, err
 	case !ended && whole:
-		return "", NeedMore, nil
+		return nil, nil
 	case !ended:
-		return "", Nameless, errLongHead
+		return nil, errLongHead
 	}
-	host, err := hostField(string(fields))
+	f, err := readFields(string(lines))
 	if err != nil {
-		return "", Nameless, err
+		return nil, err
 	}
-	return requestHost(method, target, host)
+	r := &request{size: before + end + 1 + len(lines) + 2, method: method, switches: method == "CONNECT" || f.upgrade}
+	if r.host, r.state, err = requestHost(method, target, f.host); err != nil {
+		return nil, err
+	}
+	r.body, err = f.framing()
+	if err == nil && r.body.kind != bodyNone && (method == "CONNECT" || r.body.kind == bodyChunked && version == "HTTP/1.0") {
+		err = errFraming
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 // requestHost is the host that a request is for: that of its target, if that
@@ -108,29 +146,50 @@ func requestHost(method, target string, field *string) (policy.Name, State, erro
 	return name, state, nil
 }
 
-// hostField is the value of the one Host field; nil if there is none.
-func hostField(fields string) (*string, error) {
-	var host *string
-	for line := range strings.Lines(fields) {
+// fields are those of a head's field lines that matter here.
+type fields struct {
+	host    *string // nil: there is none
+	length  *string // Content-Length
+	coding  *string // Transfer-Encoding
+	upgrade bool
+}
+
+// readFields reads field lines, each of which is to occur once at most.
+func readFields(lines string) (f fields, err error) {
+	for line := range strings.Lines(lines) {
 		line, hasLF := strings.CutSuffix(line, "\n")
 		line, hasCR := strings.CutSuffix(line, "\r")
 		if !hasLF || !hasCR || strings.ContainsAny(line, "\r\x00") {
-			return nil, errHead // bare LF or CR: servers differ on it (RFC 9112, 2.2)
+			return f, errHead // bare LF or CR: servers differ on it (RFC 9112, 2.2)
 		}
 		name, value, ok := strings.Cut(line, ":")
 		if !ok || name == "" || strings.Trim(name, tokenChars) != "" {
-			return nil, errHead // folding and space before the colon, too
-		}
-		if !strings.EqualFold(name, "host") {
-			continue
-		}
-		if host != nil {
-			return nil, errTwoHosts
+			return f, errHead // folding and space before the colon, too
 		}
 		value = strings.Trim(value, " \t")
-		host = &value
+		switch strings.ToLower(name) {
+		case "host":
+			err = once(&f.host, value, errTwoHosts)
+		case "content-length":
+			err = once(&f.length, value, errFraming)
+		case "transfer-encoding":
+			err = once(&f.coding, value, errFraming)
+		case "upgrade":
+			f.upgrade = true
+		}
+		if err != nil {
+			return f, err
+		}
 	}
-	return host, nil
+	return f, nil
+}
+
+func once(to **string, value string, twice error) error {
+	if *to != nil {
+		return twice
+	}
+	*to = &value
+	return nil
 }
 
 // cutHead returns the fields of a head, up to the empty line that ends them; b
@@ -179,22 +238,22 @@ func startsWord(b []byte) bool {
 }
 
 // looksHTTP tells whether some server may take the line for that of a request:
-// it has a version, in any case, or is one of HTTP/0.9.
+// it has a version, in any case, or a word like a method and one like a target.
 func looksHTTP(line []byte) bool {
 	line = line[leadingBlanks(line):]
 	if bytes.Contains(bytes.ToUpper(line), []byte("HTTP/")) {
 		return startsWord(line)
 	}
-	for i, c := range line {
-		if blank(c) {
-			return knownMethods[string(line[:i])] && leadingBlanks(line[i:]) < len(line)-i
-		}
+	end := bytes.IndexFunc(line, func(c rune) bool { return c < 0x80 && blank(byte(c)) })
+	if end < 0 || len(line[end:]) == leadingBlanks(line[end:]) {
+		return false
 	}
-	return false
+	word, target := string(line[:end]), line[end+leadingBlanks(line[end:]):]
+	return knownMethods[word] ||
+		strings.Trim(word, "ABCDEFGHIJKLMNOPQRSTUVWXYZ-_") == "" && (target[0] == '/' || target[0] == '*' || bytes.Contains(target, []byte("://")))
 }
 
-// knownMethods are those that HTTP/0.9 to HTTP/1.1 servers know. Of a line that
-// starts with another word, only the version at its end makes a request.
+// knownMethods are those that all servers know, whatever follows them.
 var knownMethods = map[string]bool{
 	"GET": true, "HEAD": true, "POST": true, "PUT": true, "DELETE": true, "CONNECT": true,
 	"OPTIONS": true, "TRACE": true, "PATCH": true,

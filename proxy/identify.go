@@ -24,15 +24,26 @@ const (
 // section 3.2). eof tells that no more will come. An error means that the bytes
 // are of such a protocol, and that its name cannot be made out.
 func Identify(b []byte, eof bool) (name policy.Name, s State, err error) {
+	return identify(new(helloReader), b, eof)
+}
+
+// identify is Identify for a caller that comes again with more. hello remembers
+// what was read of b.
+func identify(hello *helloReader, b []byte, eof bool) (name policy.Name, s State, err error) {
 	switch {
 	case len(b) == 0:
 		s = NeedMore
 	case b[0] == recordHandshake:
-		name, s, err = identifyTLS(b)
-	case b[0] == recordAlert, b[0] == recordChangeCipherSpec:
+		name, s, err = identifyTLS(hello, b)
+	case b[0] >= recordChangeCipherSpec && b[0] <= recordHeartbeat:
 		s, err = identifyEarly(b)
+	case startsPROXY(b):
+		err = errPROXY
 	default:
 		name, s, err = identifyHTTP(b)
+	}
+	if err == nil && s == Nameless && len(b) < len(proxySignature) && strings.HasPrefix(proxySignature, string(b)) {
+		s = NeedMore
 	}
 	if err == nil && s == NeedMore && eof {
 		s = Nameless
@@ -48,6 +59,23 @@ func Identify(b []byte, eof bool) (name policy.Name, s State, err error) {
 // other protocols than HTTP may wait for an answer to them.
 func Holds(b []byte) bool {
 	return len(b) > 0 && (b[0] == recordHandshake || bytes.IndexByte(b[leadingBlanks(b):], '\n') >= 0)
+}
+
+// proxySignature starts a header of the PROXY protocol, version 2; a line with the
+// word below, one of version 1. Servers that take one read on behind it, and
+// only proxies send it.
+const proxySignature = "\r\n\r\n\x00\r\nQUIT\n"
+
+var errPROXY = errors.New("a header of the PROXY protocol hides what follows")
+
+func startsPROXY(b []byte) bool {
+	return bytes.HasPrefix(b, []byte(proxySignature)) || bytes.HasPrefix(b, []byte("PROXY ")) && bytes.IndexByte(b, '\n') >= 0
+}
+
+// isRequest tells whether b starts with the head of an HTTP/1 request, whole.
+func isRequest(b []byte) bool {
+	r, err := readRequest(b)
+	return err == nil && r != nil
 }
 
 // hostName parses HOST of a Host field or a URI: a name, or an address literal,

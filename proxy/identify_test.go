@@ -174,7 +174,12 @@ func TestIdentifyTLS(t *testing.T) {
 		"cipher change ahead":  {append([]byte{20, 3, 3, 0, 1, 1}, good...), "error"},
 		"other 21":             {[]byte("\x15\x00\x00\x01\x85\xa6"), "none"},
 		"other 20":             {[]byte("\x14 is no record"), "none"},
-		"application data":     {[]byte("\x17\x03\x03\x00\x10"), "none"},
+		"application data":     {[]byte("\x17\x03\x03\x00\x10x"), "error"},
+		"empty cipher change":  {append([]byte{20, 3, 1, 0, 0}, good...), "error"},
+		"empty alert, alone":   {[]byte{21, 3, 4, 0, 0}, "error"},
+		"heartbeat ahead":      {append([]byte{24, 3, 3, 0, 1, 1}, good...), "error"},
+		"Minecraft":            {[]byte("\x15\x00\xfb\x05\x0emc.example.com\x63\xdd\x02"), "none"},
+		"other 24":             {[]byte("\x18\x03 is no record"), "none"},
 		"empty record":         {[]byte{22, 3, 1, 0, 0}, "error"},
 		"record too long":      {[]byte{22, 3, 1, 0x40, 1}, "error"},
 		"server hello":         {edit(func(b []byte) []byte { b[5] = 2; return b }), "error"},
@@ -258,7 +263,12 @@ func TestIdentifyHTTP(t *testing.T) {
 		"WORD " + strings.Repeat("a", 1<<16):                                  "error",
 		strings.Repeat("\r\n", 1<<15):                                         "error",
 
+		"DESCRIBE / RTSP/1.0\r\nHost: b\r\n\r\n": "error", "SOURCE / ICE/1.0\r\n": "error", "PROPFIND /\r\nHost: b\r\n\r\n": "error", "M-SEARCH *\r\n": "error",
+		"QUERY http://b/\r\n": "error", "PRI  //b/\n": "error",
+		"PROXY TCP4 9.9.9.9 9.9.9.9 1 2\r\n" + get("a.example"): "error", proxySignature + "\x21\x11": "error",
+
 		// Other protocols' lines.
+		"\r\n\r\n\x00\r\nQUITE": "none", "0033git-upload-pack /x\x00host=a\x000032want /\n": "none", "USER a 0 * :b\r\n": "none", "get /key\r\n": "none",
 		"EHLO x\r\n": "none", "NICK a\r\n": "none", "SSH-2.0-x\r\n": "none", "USER a\nGET / HTTP/1.1\r\n": "none", "GET\r\n": "none",
 		"*1\r\n$4\r\nPING\r\n": "none", "get key\r\n": "none", "a1 CAPABILITY\r\n": "none", "\x00\x00\x00\x08\x04\xd2\x16\x2f": "none",
 		"\x80": "none", "(": "none", "\x21\x00\x00\x01": "none", "\x20\x00\x00\x01": "none", "X\x00HTTP/1.1\r\n": "none",
@@ -303,21 +313,6 @@ func TestHostName(t *testing.T) {
 		name, _, err := hostName(in)
 		if got := string(name); err != nil && want != "error" || err == nil && got != want {
 			t.Errorf("%q: %q, %v, want %s", in, got, err, want)
-		}
-	}
-}
-
-func TestIsQUIC(t *testing.T) {
-	initial := func(size int, start ...byte) []byte { return append(start, make([]byte, size-len(start))...) }
-	for i, c := range []struct {
-		b    []byte
-		want bool
-	}{
-		{nil, false}, {initial(1200, 0xc0, 0, 0, 0, 1), true}, {initial(1199, 0xc0, 0, 0, 0, 1), false}, {initial(9000, 0x80, 0x6b, 0x33, 0x43, 0xcf), true},
-		{initial(1200, 0xc0, 0, 0, 0, 0), false}, {initial(1200, 0x40, 0, 0, 0, 1), false}, {initial(5, 0xc0, 0, 0, 0, 1), false},
-	} {
-		if isQUIC(c.b) != c.want {
-			t.Errorf("%d: %t", i, !c.want)
 		}
 	}
 }

@@ -136,94 +136,32 @@ func (in *intake) refuse(p netns.Packet, v policy.Verdict) {
 		_ = in.gate.Drop(p)
 	case p.Proto == unix.IPPROTO_TCP && p.Dst.Port() != 0:
 		_ = in.gate.Reset(p)
+	case p.Proto == unix.IPPROTO_UDP && in.refuseQUIC(p, v):
 	default:
 		_ = in.gate.Reject(p, netns.Prohibited)
 	}
 }
 
+// refuseQUIC answers the first datagram of a QUIC connection in QUIC's own way,
+// too: few clients hear of ICMP errors. It is false if the packet is none.
+func (in *intake) refuseQUIC(p netns.Packet, v policy.Verdict) bool {
+	var hellos quicHellos
+	_, _, _ = hellos.read(p.Payload)
+	refusal := hellos.refusal("appfw: " + v.Reason)
+	if refusal == nil {
+		return false
+	}
+	_ = in.gate.ReplyUDP(p, refusal)
+	_ = in.gate.Unreachable(p, netns.Prohibited)
+	return true
+}
+
 // nameOf is the name the address was last given out for, for people to read.
 func (in *intake) nameOf(a netip.Addr) string {
-	if names := in.Pins.Names(a, in.Now()); len(names) > 0 {
-		return string(names[0])
+	if pinned := in.Pins.Of(a, in.Now()); len(pinned) > 0 {
+		return string(pinned[0].Name)
 	}
 	return ""
-}
-
-// Decide judges a flow by its address and by the names the address is pinned
-// to. name is the one that it was allowed for, or that it is best known by.
-func (p *Proxy) Decide(proto policy.Proto, dst netip.AddrPort) (v policy.Verdict, name policy.Name) {
-	switch dst.Addr() {
-	case netns.Gateway4, netns.Gateway6, netns.App4, netns.App6:
-		return policy.Verdict{Reason: "it is an address of appfw's own"}, ""
-	}
-	v, name = p.decidePinned(proto, dst)
-	if v.Allow && (v.ByName || v.Rule == nil) && onThisHost(dst.Addr()) {
-		// A name's owner must not be able to point the app at the host itself,
-		// and its services are no more open by default than its loopback.
-		to := policy.Destination(policy.Flow{Proto: proto, Addr: dst.Addr(), Port: dst.Port()})
-		v = policy.Verdict{Reason: "it is an address of this host, and no rule names that", Hint: to}
-	}
-	return v, name
-}
-
-// decidePinned judges a flow by the policy alone.
-func (p *Proxy) decidePinned(proto policy.Proto, dst netip.AddrPort) (policy.Verdict, policy.Name) {
-	rules := p.Policy()
-	flow := policy.Flow{Proto: proto, Addr: dst.Addr(), Port: dst.Port()}
-	plain := rules.Decide(flow)
-	names := p.Pins.Names(dst.Addr(), p.Now())
-	if len(names) == 0 {
-		return plain, ""
-	}
-	flow.Pinned = true
-	var denied policy.Verdict
-	for i, n := range names {
-		flow.Name = n
-		switch v := rules.Decide(flow); {
-		case v.Allow:
-			return v, n
-		case i == 0:
-			denied = v
-		}
-	}
-	return denied, names[0]
-}
-
-// onThisHost tells whether an address is one of the host's own. The kernel
-// knows: it gives a socket that is connected to such an address that address.
-// Connecting a UDP socket sends nothing. Where it fails, there is no way to the
-// address, and dialling fails in the same way.
-func onThisHost(a netip.Addr) bool {
-	domain := unix.AF_INET
-	var to unix.Sockaddr
-	if a.Is4() {
-		to = &unix.SockaddrInet4{Addr: a.As4(), Port: port53}
-	} else {
-		domain, to = unix.AF_INET6, &unix.SockaddrInet6{Addr: a.As16(), Port: port53}
-	}
-	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return false
-	}
-	defer unix.Close(fd)
-	if unix.Connect(fd, to) != nil {
-		return false
-	}
-	switch own, _ := unix.Getsockname(fd); own := own.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrFrom4(own.Addr) == a
-	case *unix.SockaddrInet6:
-		return netip.AddrFrom16(own.Addr) == a
-	}
-	return false
-}
-
-// decideShown judges a flow by a name that it shows, after Decide allowed it.
-func (p *Proxy) decideShown(proto policy.Proto, dst netip.AddrPort, shown policy.Name) policy.Verdict {
-	return p.Policy().Decide(policy.Flow{
-		Proto: proto, Addr: dst.Addr(), Port: dst.Port(),
-		Name: shown, Pinned: p.Pins.Has(dst.Addr(), shown, p.Now()),
-	})
 }
 
 // unreachable translates the error of a dial to what the app is told; ok is

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 // relay connects the app's connection with the destination's.
 type relay struct {
 	app, out *net.TCPConn
+	decision
 
 	// judge decides on a name that the connection shows, garbled is told when
 	// it starts like a protocol that shows one and cannot be understood. Both
@@ -24,6 +26,10 @@ type relay struct {
 	garbled func(error)
 
 	sent chan struct{} // closed when all that the app sent was passed on
+
+	mu       sync.Mutex
+	follower follower // nil: nothing is to be seen of what the destination sends
+	answered bool     // the destination has sent something, or its end
 }
 
 // run relays until both directions have ended, or ctx. An end of data is passed
@@ -34,10 +40,8 @@ func (r *relay) run(ctx context.Context) (sent, received int64) {
 	defer stop()
 	var up, down atomic.Int64
 	var downward sync.WaitGroup
-	// The destination may speak first (SSH, SMTP, MySQL): it is not held up by
-	// the look at what the app says.
 	downward.Go(func() {
-		if forward(r.app, r.out, &down) != nil {
+		if r.downward(&down) != nil {
 			r.abort()
 		}
 	})
@@ -90,48 +94,173 @@ var errDenied = errors.New("denied")
 
 // upward relays from the app. Nothing is passed on before it was judged.
 func (r *relay) upward(count *atomic.Int64) error {
-	if r.judge != nil {
-		if err := r.identify(count); err != nil {
-			return err
-		}
+	if r.judge == nil {
+		return forward(r.out, r.app, count)
 	}
-	return forward(r.out, r.app, count)
+	s := &source{app: r.app, out: r.out, count: count}
+	err := r.identify(s)
+	if err == nil {
+		err = s.pass(s.len())
+	}
+	switch {
+	case err == nil && s.eof:
+		return endOf(r.out)
+	case err == nil:
+		return forward(r.out, r.app, count)
+	}
+	if s.err == nil && err != errDenied {
+		r.garbled(err)
+	}
+	return err
 }
 
-// identify reads until the connection has shown its name, or that it shows
-// none, and passes on what was read.
-func (r *relay) identify(count *atomic.Int64) error {
-	var seen []byte
-	passed := 0 // of seen
-	pass := func() error {
-		n, err := r.out.Write(seen[passed:])
-		passed += n
-		count.Add(int64(n))
-		return err
-	}
+// identify relays while the connection may show names, and judges them.
+func (r *relay) identify(s *source) error {
 	for {
-		b, err := readReady(r.app, smallBuffer)
-		if err != nil && err != io.EOF {
+		var hello helloReader
+		name, state, err := identify(&hello, s.buf, s.eof)
+		for ; err == nil && state == NeedMore && !(s.eof && s.len() == 0); name, state, err = identify(&hello, s.buf, s.eof) {
+			if !Holds(s.buf) {
+				if err := s.show(); err != nil {
+					return err
+				}
+			}
+			if err := s.fill(); err != nil {
+				return err
+			}
+		}
+		if err != nil {
 			return err
 		}
-		seen = append(seen, b.data...)
-		b.release()
-		shown, state, bad := Identify(seen, err == io.EOF)
+		tls := s.len() > 0 && s.buf[0] == recordHandshake && hello.end > 0
+		if state == Named && tls && !r.judge(name) {
+			return errDenied
+		}
 		switch {
-		case bad != nil:
-			r.garbled(bad)
-			return errDenied
-		case state == NeedMore && Holds(seen):
-			continue
-		case state == Named && !r.judge(shown):
-			return errDenied
+		case tls:
+			answer := new(serverAnswer) // stays empty, if it has begun already
+			r.follow(answer)
+			return r.relayTLS(s, hello.end, answer)
+		case s.len() == 0 || !isRequest(s.buf):
+			return nil
 		}
-		if err := pass(); err != nil {
+		answers := new(httpAnswers)
+		if !r.follow(answers) {
+			answers.lost = true
+		}
+		last, err := r.relayHTTP(s, answers)
+		if last == nil || err != nil {
 			return err
 		}
-		if state != NeedMore {
-			return nil // at the end of data, forward meets it again
+		if last.method != "CONNECT" {
+			if shows, err := showsNames(s); !shows || err != nil {
+				return err
+			}
 		}
+	}
+}
+
+// showsNames tells whether a connection that was upgraded (RFC 9110, 7.8) has
+// become one of TLS (RFC 2817) or HTTP/2 (RFC 9113, 3.4). Of other protocols
+// nothing is known but that they are not HTTP/1.
+func showsNames(s *source) (bool, error) {
+	const preface = "PRI "
+	for {
+		if err := s.need(1); err != nil || s.len() == 0 {
+			return false, err
+		}
+		n := min(s.len(), len(preface))
+		switch {
+		case s.buf[0] == recordHandshake:
+			return true, nil
+		case string(s.buf[:n]) != preface[:n]:
+			return false, nil
+		case n == len(preface) || s.eof:
+			return true, nil
+		}
+		if err := s.fill(); err != nil {
+			return false, err
+		}
+	}
+}
+
+// follower watches what the destination sends.
+type follower interface {
+	feed(b []byte) // what it sent next
+	opaque() int64 // how much may follow unseen
+	skip(n int64)  // n bytes did
+	end()          // no more will come
+}
+
+// follow has f watch what the destination sends, from its first byte on; false
+// if it has sent something already.
+func (r *relay) follow(f follower) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.answered {
+		r.follower = f
+	}
+	return !r.answered
+}
+
+// downward relays to the app. The destination may speak first (SSH, SMTP,
+// MySQL): it is not held up by the look at what the app says.
+func (r *relay) downward(count *atomic.Int64) error {
+	if r.judge == nil {
+		return forward(r.app, r.out, count)
+	}
+	defer r.unfollow()
+	for {
+		b, err := readReady(r.out, smallBuffer)
+		if err == io.EOF {
+			return endOf(r.app)
+		}
+		if err != nil {
+			return err
+		}
+		r.mu.Lock()
+		r.answered = true
+		f := r.follower
+		r.mu.Unlock()
+		if f != nil {
+			f.feed(b.data)
+		}
+		full := len(b.data) == smallBuffer
+		n, err := r.app.Write(b.data)
+		b.release()
+		count.Add(int64(n))
+		if err != nil {
+			return err
+		}
+		if !full {
+			continue
+		}
+		limit := int64(math.MaxInt64)
+		if f != nil {
+			limit = f.opaque()
+		}
+		if limit >= bulk {
+			moved, eof, err := splice(r.app, r.out, count, limit)
+			if f != nil {
+				f.skip(moved)
+			}
+			if err != nil {
+				return err
+			}
+			if eof {
+				return endOf(r.app)
+			}
+		}
+	}
+}
+
+// unfollow says that the destination sends no more.
+func (r *relay) unfollow() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answered = true
+	if r.follower != nil {
+		r.follower.end()
 	}
 }
 
@@ -142,23 +271,28 @@ func forward(dst, src *net.TCPConn, count *atomic.Int64) error {
 		b, err := readReady(src, smallBuffer)
 		eof := err == io.EOF
 		if err == nil {
-			bulk := len(b.data) == smallBuffer
+			full := len(b.data) == smallBuffer
 			var n int
 			n, err = dst.Write(b.data)
 			b.release()
 			count.Add(int64(n))
-			if err == nil && bulk {
-				eof, err = splice(dst, src, count)
+			if err == nil && full {
+				_, eof, err = splice(dst, src, count, math.MaxInt64)
 			}
 		}
 		if eof {
-			if err := dst.CloseWrite(); err != nil && !errors.Is(err, unix.ENOTCONN) {
-				return err
-			}
-			return nil
+			return endOf(dst)
 		}
 		if err != nil {
 			return err
 		}
 	}
+}
+
+// endOf says to dst that no more will come.
+func endOf(dst *net.TCPConn) error {
+	if err := dst.CloseWrite(); err != nil && !errors.Is(err, unix.ENOTCONN) {
+		return err
+	}
+	return nil
 }

@@ -164,17 +164,19 @@ func TestRelayEnds(t *testing.T) {
 func TestRelayJudges(t *testing.T) {
 	good, evil := string(hello(t, &tls.Config{ServerName: "a.example"})), string(hello(t, &tls.Config{ServerName: "b.example"}))
 	get := func(host string) string { return "GET / HTTP/1.1\r\nHost: " + host + "\r\n\r\n" }
-	for _, in := range []string{good, get("a.example"), "EHLO x\r\n", "\x00\x00\x00\x08", "GE"} {
+	for in, more := range map[string]string{
+		good: "\x14\x03\x03\x00\x01\x01", get("a.example"): "\r\n" + get("a.example"), "EHLO x\r\n": get("b.example"), "\x00\x00\x00\x08": evil, "GE": "and more",
+	} {
 		x := start(t, "a.example")
 		for i := range len(in) { // in as many pieces as the kernel makes of it
 			send(t, x.client, in[i:i+1])
 		}
-		send(t, x.client, "and more")
+		send(t, x.client, more)
 		x.client.CloseWrite()
-		receive(t, x.server, in+"and more")
+		receive(t, x.server, in+more)
 		receiveEnd(t, x.server, io.EOF)
 		x.server.Close()
-		x.expect(t, int64(len(in)+8), 0)
+		x.expect(t, int64(len(in)+len(more)), 0)
 	}
 	for _, c := range []struct {
 		in      string

@@ -79,29 +79,29 @@ const maxFreePipes = 8
 // idlePipe is how long a direction without data keeps its pipe.
 const idlePipe = 200 * time.Millisecond
 
-// splice moves data from src to dst until src is idle, or ends; eof tells that
-// it ended. Without a free pipe it does nothing.
-func splice(dst, src *net.TCPConn, count *atomic.Int64) (eof bool, err error) {
+// splice moves at most limit bytes from src to dst, until src is idle, or ends;
+// eof tells that it ended. Without a free pipe it does nothing.
+func splice(dst, src *net.TCPConn, count *atomic.Int64, limit int64) (moved int64, eof bool, err error) {
 	p := bulkPipes.get()
 	if p == nil {
-		return false, nil
+		return 0, false, nil
 	}
 	inPipe := 0
 	defer func() { bulkPipes.put(p, inPipe == 0) }()
 	from, err := src.SyscallConn()
 	if err != nil {
-		return false, err
+		return 0, false, err
 	}
 	to, err := dst.SyscallConn()
 	if err != nil {
-		return false, err
+		return 0, false, err
 	}
 	defer func() { _ = src.SetReadDeadline(time.Time{}) }()
-	for {
+	for moved < limit {
 		var serr error
 		waited := false
 		err := from.Read(func(fd uintptr) bool {
-			if inPipe, serr = move(int(fd), p.w, pipeSize); serr != unix.EAGAIN {
+			if inPipe, serr = move(int(fd), p.w, int(min(pipeSize, limit-moved))); serr != unix.EAGAIN {
 				return true
 			}
 			if !waited {
@@ -112,13 +112,13 @@ func splice(dst, src *net.TCPConn, count *atomic.Int64) (eof bool, err error) {
 		})
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return false, nil
+			return moved, false, nil
 		case err != nil:
-			return false, err
+			return moved, false, err
 		case serr != nil:
-			return false, serr
+			return moved, false, serr
 		case inPipe == 0:
-			return true, nil
+			return moved, true, nil
 		}
 		for inPipe > 0 {
 			var n int
@@ -130,12 +130,14 @@ func splice(dst, src *net.TCPConn, count *atomic.Int64) (eof bool, err error) {
 				err = serr
 			}
 			if err != nil {
-				return false, err
+				return moved, false, err
 			}
 			inPipe -= n
+			moved += int64(n)
 			count.Add(int64(n))
 		}
 	}
+	return moved, false, nil
 }
 
 // move is splice(2), which does not wait.

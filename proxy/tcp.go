@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -29,12 +30,14 @@ const (
 //	         ↓         ↓         ↓
 //	       reset    refused   expired
 type pendingTCP struct {
-	verdict policy.Verdict
-	name    policy.Name
-	started time.Time
-	out     *net.TCPConn // to the destination; nil while dialling and for the resolver
-	letIn   time.Time    // zero before
-	expiry  *time.Timer  // nil while dialling
+	decision
+	out    *net.TCPConn // to the destination; nil while dialling and for the resolver
+	letIn  time.Time    // zero before
+	expiry *time.Timer  // nil while dialling
+
+	ctx    context.Context // of dialling
+	cancel context.CancelFunc
+	denied *policy.Verdict // by the policy of by now, which cancelled it; nil if none
 }
 
 // syn decides on a SYN, and holds it while the destination is dialled: the
@@ -49,19 +52,19 @@ func (in *intake) syn(p netns.Packet) {
 		return
 	}
 
-	c := &pendingTCP{started: in.Now()}
 	if p.Dst.Port() == port53 {
-		c.verdict = policy.Verdict{Allow: true, Reason: "the resolver"}
+		c := new(pendingTCP)
 		in.hold(k, c)
 		in.letIn(p, k, c)
 		return
 	}
-	c.verdict, c.name = in.Decide(policy.TCP, p.Dst)
+	c := &pendingTCP{decision: in.decide(policy.TCP, p.Dst)}
 	if !c.verdict.Allow {
 		in.refuse(p, c.verdict)
 		return
 	}
 	in.Log(Event{Verdict: c.verdict, Proto: "tcp", Dst: p.Dst, Name: string(c.name)})
+	c.ctx, c.cancel = context.WithCancel(in.ctx)
 	in.hold(k, c)
 	in.work.Go(func() { in.dial(p, k, c) })
 }
@@ -74,9 +77,10 @@ func (in *intake) hold(k flowKey, c *pendingTCP) {
 
 // dial dials the destination of a held SYN and passes on how it went.
 func (in *intake) dial(p netns.Packet, k flowKey, c *pendingTCP) {
+	defer c.cancel()
 	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive, Count: 4}}
 	d.SetMultipathTCP(false) // the destination is reached as by any program
-	conn, err := d.DialContext(in.ctx, "tcp", p.Dst.String())
+	conn, err := d.DialContext(c.ctx, "tcp", p.Dst.String())
 	if err == nil {
 		c.out = conn.(*net.TCPConn)
 		in.letIn(p, k, c)
@@ -84,9 +88,14 @@ func (in *intake) dial(p netns.Packet, k flowKey, c *pendingTCP) {
 	}
 	in.mu.Lock()
 	delete(in.pending, k)
+	denied := c.denied
 	in.mu.Unlock()
 	in.Log(Event{Closed: true, Verdict: c.verdict, Proto: "tcp", Dst: p.Dst, Name: string(c.name), Duration: in.Now().Sub(c.started)})
-	if shortage(err) {
+	switch {
+	case denied != nil:
+		in.refuse(p, *denied)
+		return
+	case shortage(err):
 		in.refuse(p, errShort)
 		return
 	}
@@ -153,11 +162,14 @@ func (in *intake) accept(l net.Listener) {
 		tcp := conn.(*net.TCPConn)
 		k := flowKey{addrPort(tcp.RemoteAddr()), addrPort(tcp.LocalAddr())}
 		var r *relay
+		v := policy.Verdict{Allow: true}
 		in.mu.Lock()
 		c := in.takeLocked(k)
 		if c != nil && c.out != nil {
-			r = &relay{app: tcp, out: c.out, sent: make(chan struct{})}
-			in.relays[r] = struct{}{}
+			r = &relay{app: tcp, out: c.out, sent: make(chan struct{}), decision: c.decision}
+			if v = in.again(&r.decision); v.Allow {
+				in.relays[r] = struct{}{}
+			}
 		}
 		in.mu.Unlock()
 		switch {
@@ -165,18 +177,21 @@ func (in *intake) accept(l net.Listener) {
 			reset(tcp)
 		case r == nil:
 			in.work.Go(func() { in.resolver.hand(tcp) })
+		case !v.Allow:
+			r.abort()
+			in.deny(&r.decision, v)
 		default:
-			in.work.Go(func() { in.serveTCP(r, k.dst, c) })
+			in.work.Go(func() { in.serveTCP(r) })
 		}
 	}
 }
 
 // serveTCP relays a connection and reports its end.
-func (in *intake) serveTCP(r *relay, dst netip.AddrPort, c *pendingTCP) {
-	if c.verdict.ByName || in.Policy().JudgesNames() {
-		r.judge = func(shown policy.Name) bool { return in.judgeShown(dst, shown) }
+func (in *intake) serveTCP(r *relay) {
+	if r.looked {
+		r.judge = func(shown policy.Name) bool { return in.judge(&r.decision, shown).Allow }
 		r.garbled = func(err error) {
-			in.Log(Event{Verdict: policy.Verdict{Reason: err.Error()}, Proto: "tcp", Dst: dst, Name: string(c.name)})
+			in.Log(Event{Verdict: policy.Verdict{Reason: err.Error()}, Proto: "tcp", Dst: r.dst, Name: string(r.name)})
 		}
 	}
 	sent, received := r.run(in.ctx)
@@ -184,18 +199,9 @@ func (in *intake) serveTCP(r *relay, dst netip.AddrPort, c *pendingTCP) {
 	delete(in.relays, r)
 	in.mu.Unlock()
 	in.Log(Event{
-		Closed: true, Verdict: c.verdict, Proto: "tcp", Dst: dst, Name: string(c.name),
-		Sent: sent, Received: received, Duration: in.Now().Sub(c.started),
+		Closed: true, Verdict: r.verdict, Proto: "tcp", Dst: r.dst, Name: string(r.name),
+		Sent: sent, Received: received, Duration: in.Now().Sub(r.started),
 	})
-}
-
-// judgeShown decides on a name that a connection shows, and reports a denial.
-func (in *intake) judgeShown(dst netip.AddrPort, shown policy.Name) bool {
-	v := in.decideShown(policy.TCP, dst, shown)
-	if !v.Allow {
-		in.Log(Event{Verdict: v, Proto: "tcp", Dst: dst, Name: string(shown)})
-	}
-	return v.Allow
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"net"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -16,8 +17,11 @@ const (
 	// maxUDP bounds the UDP flows of an app. For one more, the one that has
 	// been idle for longest ends.
 	maxUDP = 2048
-	// maxWaiting bounds the datagrams that wait for their flow's sockets.
+	// maxWaiting bounds the datagrams that wait for their flow's sockets, and
+	// those that wait for the rest of a ClientHello.
 	maxWaiting = 64
+	// maxHeld bounds the bytes of the latter: servers take 16 KiB at most.
+	maxHeld = 64 << 10
 	// A flow without an answer ends after shortIdle, any other after longIdle
 	// (RFC 4787, REQ-5: not less than two minutes).
 	shortIdle = 30 * time.Second
@@ -26,13 +30,13 @@ const (
 
 // udpFlow is one UDP flow: a socket on either side, both connected.
 type udpFlow struct {
-	first   netns.Packet // header and some data, to quote in ICMP errors
-	app     *net.UDPConn // in the gateway: from the destination's address to the app
-	out     *net.UDPConn
-	verdict policy.Verdict
-	name    policy.Name
-	started time.Time
-	judged  bool // the names that it shows matter
+	first netns.Packet // header and some data, to quote in ICMP errors
+	app   *net.UDPConn // in the gateway: from the destination's address to the app
+	out   *net.UDPConn
+	decision
+	hellos quicHellos // that the app sent
+	held   [][]byte   // datagrams that wait for the rest of a ClientHello
+	holds  int        // their bytes
 
 	used           atomic.Int64 // unix nanoseconds of the last datagram
 	sent, received atomic.Int64 // payload bytes
@@ -69,12 +73,7 @@ func (in *intake) datagram(p netns.Packet) {
 	}
 	in.mu.Unlock()
 
-	f := &udpFlow{started: in.Now()}
-	f.verdict, f.name = in.Decide(policy.UDP, p.Dst)
-	f.judged = f.verdict.ByName || in.Policy().JudgesNames()
-	if f.verdict.Allow && f.judged && isQUIC(p.Payload) {
-		f.verdict = deniedQUIC
-	}
+	f := &udpFlow{decision: in.decide(policy.UDP, p.Dst)}
 	if !f.verdict.Allow {
 		in.refuse(p, f.verdict)
 		return
@@ -89,27 +88,28 @@ func (in *intake) datagram(p netns.Packet) {
 	in.work.Go(func() { in.open(k, f) })
 }
 
-// deniedQUIC is for QUIC where the name that the flow shows would matter: it is
-// not read. Clients that are refused at once fall back to TCP.
-var deniedQUIC = policy.Verdict{Reason: "the name that a QUIC flow shows is not read; that of TLS over TCP is"}
-
-// isQUIC tells whether a datagram starts a QUIC connection: a long header with
-// a version (RFC 8999, 5.1) and the size an Initial must have (RFC 9000, 14.1).
-func isQUIC(b []byte) bool {
-	return len(b) >= 1200 && b[0]&0x80 != 0 && (b[1]|b[2]|b[3]|b[4]) != 0
-}
-
 // open makes the sockets of a flow, lets the waiting datagrams in and relays.
 func (in *intake) open(k flowKey, f *udpFlow) {
 	err := f.open(in, k)
 	in.mu.Lock()
 	waiting := in.opening[k]
 	delete(in.opening, k)
+	var v policy.Verdict
 	if err == nil {
-		in.udp[k] = f
-		in.evict()
+		if v = in.again(&f.decision); v.Allow {
+			in.udp[k] = f
+			in.evict()
+		}
 	}
 	in.mu.Unlock()
+	if err == nil && !v.Allow {
+		f.close()
+		for _, p := range waiting {
+			in.refuse(p, v)
+		}
+		in.closed(f)
+		return
+	}
 	if err != nil {
 		why, _ := unreachable(err)
 		for _, p := range waiting {
@@ -119,7 +119,7 @@ func (in *intake) open(k flowKey, f *udpFlow) {
 				_ = in.gate.Reject(p, why)
 			}
 		}
-		in.closed(k, f)
+		in.closed(f)
 		return
 	}
 	for _, p := range waiting {
@@ -183,11 +183,18 @@ func (in *intake) relayUDP(k flowKey, f *udpFlow, dst, src *net.UDPConn, count *
 			}
 			return
 		}
-		if err == nil && src == f.app && f.judged && isQUIC(b.data) {
-			b.release()
-			in.Log(Event{Verdict: deniedQUIC, Proto: "udp", Dst: k.dst, Name: string(f.name)})
-			_ = in.gate.Unreachable(f.first, netns.Prohibited)
-			return
+		if err == nil && src == f.app && f.looked {
+			pass, denied := in.look(f, b.data)
+			if denied || !pass {
+				b.release()
+				f.used.Store(in.Now().UnixNano())
+			}
+			if denied {
+				return
+			}
+			if !pass {
+				continue
+			}
 		}
 		if err == nil {
 			f.used.Store(in.Now().UnixNano())
@@ -214,6 +221,49 @@ func (in *intake) relayUDP(k flowKey, f *udpFlow, dst, src *net.UDPConn, count *
 	}
 }
 
+// look judges the names that a datagram of the app's shows. It is false if the
+// datagram has to wait for others; those that waited for it have been sent.
+func (in *intake) look(f *udpFlow, datagram []byte) (pass, denied bool) {
+	names, more, err := f.hellos.read(datagram)
+	if f.holds += len(datagram); err == nil && more && (f.holds > maxHeld || len(f.held) == maxWaiting) {
+		err = errLongHello
+	}
+	if err != nil {
+		v := policy.Verdict{Reason: err.Error()}
+		in.Log(Event{Verdict: v, Proto: "udp", Dst: f.dst, Name: string(f.name)})
+		in.refuseUDP(f, v)
+		return false, true
+	}
+	for _, shown := range names {
+		if v := in.judge(&f.decision, shown); !v.Allow {
+			in.refuseUDP(f, v)
+			return false, true
+		}
+	}
+	if more {
+		f.held = append(f.held, slices.Clone(datagram))
+		return false, false
+	}
+	for _, d := range f.held {
+		if _, err := f.out.Write(d); err == nil {
+			f.sent.Add(int64(len(d)))
+		} // else lost, as datagrams may be
+	}
+	f.held, f.holds = nil, 0
+	return true, false
+}
+
+var errLongHello = errors.New("the QUIC ClientHello does not end")
+
+// refuseUDP tells the app that a flow is denied from here on: by an ICMP error,
+// and in QUIC's own way, as few clients hear of the other.
+func (in *intake) refuseUDP(f *udpFlow, v policy.Verdict) {
+	if refusal := f.hellos.refusal("appfw: " + v.Reason); refusal != nil {
+		_, _ = f.app.Write(refusal)
+	}
+	_ = in.gate.Unreachable(f.first, netns.Prohibited)
+}
+
 // end ends a flow, once.
 func (in *intake) end(k flowKey, f *udpFlow) {
 	in.mu.Lock()
@@ -224,14 +274,14 @@ func (in *intake) end(k flowKey, f *udpFlow) {
 	in.mu.Unlock()
 	f.close()
 	if mine {
-		in.closed(k, f)
+		in.closed(f)
 	}
 }
 
 // closed reports the end of a flow.
-func (in *intake) closed(k flowKey, f *udpFlow) {
+func (in *intake) closed(f *udpFlow) {
 	in.Log(Event{
-		Closed: true, Verdict: f.verdict, Proto: "udp", Dst: k.dst, Name: string(f.name),
+		Closed: true, Verdict: f.verdict, Proto: "udp", Dst: f.dst, Name: string(f.name),
 		Sent: f.sent.Load(), Received: f.received.Load(), Duration: in.Now().Sub(f.started),
 	})
 }

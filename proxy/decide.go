@@ -1,0 +1,206 @@
+package proxy
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"appfw/netns"
+	"appfw/policy"
+)
+
+// decision is what was decided on a flow, and under which policy.
+type decision struct {
+	proto   policy.Proto
+	dst     netip.AddrPort
+	rules   *policy.Policy
+	verdict policy.Verdict
+	name    policy.Name // that it was allowed for, or is best known by
+	looked  bool        // the names that it shows matter, and are looked at
+	started time.Time
+
+	shown *shownNames
+}
+
+// shownNames are the names that a flow has shown.
+type shownNames struct {
+	mu    sync.Mutex
+	names []policy.Name
+	many  bool // more than were remembered
+}
+
+// maxShown bounds the names that are remembered of a flow.
+const maxShown = 32
+
+func (s *shownNames) add(n policy.Name) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case slices.Contains(s.names, n):
+	case len(s.names) == maxShown:
+		s.many = true
+	default:
+		s.names = append(s.names, n)
+	}
+}
+
+// decide decides on a flow that begins.
+func (p *Proxy) decide(proto policy.Proto, dst netip.AddrPort) decision {
+	d := decision{proto: proto, dst: dst, rules: p.Policy(), started: p.Now(), shown: new(shownNames)}
+	d.verdict, d.name = p.Decide(d.rules, proto, dst)
+	d.looked = d.verdict.ByName || d.rules.JudgesNames()
+	return d
+}
+
+// judge decides on a name that a flow shows, and reports a denial.
+func (in *intake) judge(d *decision, shown policy.Name) policy.Verdict {
+	d.shown.add(shown) // before, so that Recheck sees it if the policy changes meanwhile
+	v := in.decideShown(in.Policy(), d.proto, d.dst, shown)
+	if !v.Allow {
+		in.Log(Event{Verdict: v, Proto: d.proto.String(), Dst: d.dst, Name: string(shown)})
+	}
+	return v
+}
+
+// again decides on a flow as if it began now, if the policy has changed.
+func (p *Proxy) again(d *decision) policy.Verdict {
+	rules := p.Policy()
+	if rules == d.rules {
+		return d.verdict
+	}
+	v, _ := p.Decide(rules, d.proto, d.dst)
+	if !v.Allow || !v.ByName && !rules.JudgesNames() {
+		return v
+	}
+	d.shown.mu.Lock()
+	defer d.shown.mu.Unlock()
+	if !d.looked || d.shown.many { // it may have shown one that is denied
+		return policy.Verdict{Reason: "the policy has changed, and not every name that the flow has shown is known"}
+	}
+	for _, shown := range d.shown.names {
+		if v := p.decideShown(rules, d.proto, d.dst, shown); !v.Allow {
+			return v
+		}
+	}
+	return v
+}
+
+// deny reports a flow that was allowed before.
+func (in *intake) deny(d *decision, v policy.Verdict) {
+	in.Log(Event{Verdict: v, Proto: d.proto.String(), Dst: d.dst, Name: string(d.name)})
+}
+
+// Recheck cuts the flows that the policy denies by now. It is called after the
+// policy changed.
+func (p *Proxy) Recheck() {
+	p.mu.Lock()
+	intakes := append([]*intake(nil), p.intakes...)
+	p.mu.Unlock()
+	for _, in := range intakes {
+		in.mu.Lock()
+		for _, c := range in.pending {
+			if c.cancel == nil || !c.letIn.IsZero() {
+				continue // the resolver's, or judged again when it is accepted
+			}
+			if v := in.again(&c.decision); !v.Allow {
+				c.denied = &v
+				c.cancel()
+			}
+		}
+		for r := range in.relays {
+			if v := in.again(&r.decision); !v.Allow {
+				r.abort()
+				in.deny(&r.decision, v)
+			}
+		}
+		for _, f := range in.udp {
+			if v := in.again(&f.decision); !v.Allow {
+				in.deny(&f.decision, v)
+				_ = in.gate.Unreachable(f.first, netns.Prohibited)
+				f.close()
+			}
+		}
+		in.mu.Unlock()
+	}
+}
+
+// Decide judges a flow by its address and by the names the address is pinned
+// to. name is the one that it was allowed for, or that it is best known by.
+func (p *Proxy) Decide(rules *policy.Policy, proto policy.Proto, dst netip.AddrPort) (v policy.Verdict, name policy.Name) {
+	switch dst.Addr() {
+	case netns.Gateway4, netns.Gateway6, netns.App4, netns.App6:
+		return policy.Verdict{Reason: "it is an address of appfw's own"}, ""
+	}
+	v, name = p.decidePinned(rules, proto, dst)
+	if v.Allow && (v.ByName || v.Rule == nil) && onThisHost(dst.Addr()) {
+		// A name's owner must not be able to point the app at the host itself,
+		// and its services are no more open by default than its loopback.
+		to := policy.Destination(policy.Flow{Proto: proto, Addr: dst.Addr(), Port: dst.Port()})
+		v = policy.Verdict{Reason: "it is an address of this host, and no rule names that", Hint: to}
+	}
+	return v, name
+}
+
+// decidePinned judges a flow by the policy alone.
+func (p *Proxy) decidePinned(rules *policy.Policy, proto policy.Proto, dst netip.AddrPort) (policy.Verdict, policy.Name) {
+	flow := policy.Flow{Proto: proto, Addr: dst.Addr(), Port: dst.Port()}
+	plain := rules.Decide(flow)
+	pinned := p.Pins.Of(dst.Addr(), p.Now())
+	if len(pinned) == 0 {
+		return plain, ""
+	}
+	flow.Pinned = true
+	var denied policy.Verdict
+	for i, x := range pinned {
+		flow.Name, flow.Aliases = x.Name, x.Aliases
+		switch v := rules.Decide(flow); {
+		case v.Allow:
+			p.Pins.Keep(dst.Addr(), x.Name, p.Now())
+			return v, x.Name
+		case i == 0:
+			denied = v
+		}
+	}
+	return denied, pinned[0].Name
+}
+
+// decideShown judges a flow by a name that it shows, after Decide allowed it.
+func (p *Proxy) decideShown(rules *policy.Policy, proto policy.Proto, dst netip.AddrPort, shown policy.Name) policy.Verdict {
+	pin, pinned := p.Pins.Find(dst.Addr(), shown, p.Now())
+	return rules.Decide(policy.Flow{
+		Proto: proto, Addr: dst.Addr(), Port: dst.Port(),
+		Name: shown, Pinned: pinned, Aliases: pin.Aliases,
+	})
+}
+
+// onThisHost tells whether an address is one of the host's own. The kernel
+// knows: it gives a socket that is connected to such an address that address.
+// Connecting a UDP socket sends nothing. Where it fails, there is no way to the
+// address, and dialling fails in the same way.
+func onThisHost(a netip.Addr) bool {
+	domain := unix.AF_INET
+	var to unix.Sockaddr
+	if a.Is4() {
+		to = &unix.SockaddrInet4{Addr: a.As4(), Port: port53}
+	} else {
+		domain, to = unix.AF_INET6, &unix.SockaddrInet6{Addr: a.As16(), Port: port53}
+	}
+	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	if unix.Connect(fd, to) != nil {
+		return false
+	}
+	switch own, _ := unix.Getsockname(fd); own := own.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrFrom4(own.Addr) == a
+	case *unix.SockaddrInet6:
+		return netip.AddrFrom16(own.Addr) == a
+	}
+	return false
+}
