@@ -96,7 +96,7 @@ func TestUpstreamFails(t *testing.T) {
 	})
 	w.Zone().Handle("silent.example", func(dns.ResponseWriter, *dns.Msg) {})
 	out := w.ok(w.run("--allow", "*.example", "--", "dig", "+tries=1", "+time=9", "broken.example"))
-	wants(t, out, "status: SERVFAIL", "EDE: 23 (Network Error): (appfw: the host's resolvers failed)")
+	wants(t, out, "status: SERVFAIL", "EDE: 23 (Network Error): (appfw: the resolvers failed)")
 	out = w.ok(w.run("--allow", "*.example", "--", "dig", "+tries=1", "+time=9", "silent.example"))
 	wants(t, out, "status: SERVFAIL")
 }

@@ -18,7 +18,6 @@ import (
 
 	"appfw/dnsguard"
 	"appfw/netns"
-	"appfw/policy"
 	"appfw/proxy"
 )
 
@@ -54,15 +53,17 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 	}
 	_ = os.WriteFile("/proc/thread-self/comm", []byte("appfw"), 0) // for ps(1); it says "exe" otherwise
 
-	rules, err := flags.policy.compile()
-	if err != nil {
-		return err
-	}
 	host, err := readHost()
 	if err != nil {
 		return err
 	}
 	report := newReporter(flags, host.resolv)
+	rules := &live{flags: flags.policy, host: host, report: report}
+	first, err := flags.policy.load(host)
+	if err != nil {
+		return err
+	}
+	rules.current.Store(first)
 	dir, err := os.Getwd()
 	if err != nil {
 		return fmt.Errorf("find the working directory: %w", err)
@@ -74,13 +75,12 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 	if err != nil {
 		return cannotIsolate(err)
 	}
-	current := func() *policy.Policy { return rules }
 	pins := new(dnsguard.Pins)
 	guard := dnsguard.New(dnsguard.Config{
-		Policy: current, Pins: pins, Hosts: host.hosts, Now: time.Now, Log: report.question,
-		Upstream: &dnsguard.Resolvers{Servers: host.resolv.Servers},
+		Policy: rules.policy, Upstream: rules, Pins: pins, Hosts: rules.hosts, Zone: rules.zone, Now: time.Now, Log: report.question,
 	})
-	p := proxy.New(proxy.Config{Policy: current, Pins: pins, Guard: guard, Now: time.Now, Log: report.event})
+	p := proxy.New(proxy.Config{Policy: rules.policy, Pins: pins, Guard: guard, Now: time.Now, Log: report.event})
+	rules.changed = p.Recheck
 
 	var serving sync.WaitGroup
 	failed := make(chan error, 3)
@@ -99,7 +99,7 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 	pid, err := g.app.Start(netns.Command{
 		Args: args, Env: os.Environ(), Dir: dir,
 		Files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
-		View:  appView(host, rules.Shown),
+		View:  appView(host, first.rules.Shown),
 	})
 	if exec, ok := errors.AsType[*netns.ExecError](err); ok {
 		if errors.Is(err, os.ErrNotExist) {
@@ -119,7 +119,9 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 	// What the gateway does for one packet is short, and on few processors its
 	// idle threads, which spin for work, take time from the app itself.
 	runtime.GOMAXPROCS(max(1, runtime.GOMAXPROCS(0)/2))
-	go watch.pass(pid, control)
+	asked := make(chan struct{}, 1)
+	go watch.pass(pid, control, asked)
+	serving.Go(func() { rules.watch(ctx, asked) })
 	status := await(pid, control)
 	g.drain(p)
 	cancel()
@@ -234,15 +236,22 @@ func newAppSignals() *appSignals {
 	return w
 }
 
-// pass sends the app what the supervisor passes on. If that is gone, so is the
-// app's network.
-func (w *appSignals) pass(pid int, control *os.File) {
+// pass sends the app the signals that the supervisor passes on, and asks for a
+// reload when it does. If the supervisor is gone, so is the app's network.
+func (w *appSignals) pass(pid int, control *os.File, asked chan<- struct{}) {
 	var b [1]byte
 	for {
 		if n, err := control.Read(b[:]); n == 0 || err != nil {
 			os.Exit(exitFailed)
 		}
 		sig := syscall.Signal(b[0])
+		if b[0] == askReload {
+			select {
+			case asked <- struct{}{}:
+			default: // it has been asked for
+			}
+			continue
+		}
 		if sig != unix.SIGCONT && time.Since(time.Unix(0, w.last[sig].Load())) < sameSignal {
 			continue
 		}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,6 +22,7 @@ import (
 // hostConfig is what appfw reads of the host's configuration.
 type hostConfig struct {
 	resolv   dnsguard.ResolvConf
+	servers  func() []netip.AddrPort      // its resolvers by now
 	hosts    map[policy.Name][]netip.Addr // answered by appfw's resolver
 	local    []byte                       // of /etc/hosts, what is about the loopback
 	nsswitch []byte                       // nil if there is none
@@ -35,14 +37,21 @@ func readHost() (hostConfig, error) {
 	if err != nil {
 		return h, fmt.Errorf("read the host's resolvers: %w", err)
 	}
-	if hosts, err := readFile("/etc/hosts"); err == nil {
-		if h.hosts, err = dnsguard.ReadHosts(bytes.NewReader(hosts)); err != nil {
-			return h, fmt.Errorf("read /etc/hosts: %w", err)
-		}
-		h.local = localHosts(hosts)
-	}
+	h.servers = dnsguard.HostResolvers("/etc/resolv.conf", time.Now)
+	h.refresh()
 	h.nsswitch, _ = readFile("/etc/nsswitch.conf")
 	return h, nil
+}
+
+// refresh reads /etc/hosts. If it cannot be read, what was there before stays.
+func (h *hostConfig) refresh() {
+	content, err := readFile("/etc/hosts")
+	if err != nil {
+		return
+	}
+	if hosts, err := dnsguard.ReadHosts(bytes.NewReader(content)); err == nil {
+		h.hosts, h.local = hosts, localHosts(content)
+	}
 }
 
 // readFile reads a regular file; anything else (a FIFO would wait) is an error.

@@ -64,9 +64,9 @@ func TestExitCodes(t *testing.T) {
 // A signal that only appfw gets reaches the app.
 func TestSignals(t *testing.T) {
 	both(t, func(w *world) {
-		for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGUSR1, unix.SIGQUIT} {
+		for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGQUIT} {
 			c := w.Command(t.Context(), w.user, program, "run", "--", "sh", "-c",
-				`trap 'echo got; exit 9' TERM INT HUP USR1 QUIT; echo ready; while :; do sleep 0.05; done`)
+				`trap 'echo got; exit 9' TERM INT USR1 QUIT; echo ready; while :; do sleep 0.05; done`)
 			c.SysProcAttr.Setpgid = true
 			stdout, err := c.StdoutPipe()
 			if err != nil {

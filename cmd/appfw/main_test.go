@@ -39,7 +39,7 @@ func withProgram(run func() int) int {
 	}
 	defer os.RemoveAll(dir)
 	program, probeProgram = filepath.Join(dir, "appfw"), filepath.Join(dir, "probe")
-	build := exec.Command("go", append([]string{"build", "-o", program}, append(buildFlags, ".")...)...)
+	build := exec.Command("go", append([]string{"build", "-tags", "osusergo,netgo", "-o", program}, append(buildFlags, ".")...)...) // as without cgo
 	if out, err := build.CombinedOutput(); err != nil {
 		panic(fmt.Sprintf("go build: %v\n%s", err, out))
 	}

@@ -71,7 +71,7 @@ func TestRebinding(t *testing.T) {
 	both(t, func(w *world) {
 		w.Zone().Set("rebind.example. 60 IN A 10.1.2.3", "rebind6.example. 60 IN AAAA ::ffff:169.254.169.254")
 		r := w.run("--allow", "*.example", "--", "curl", "-sS", "http://rebind.example")
-		w.denied(r, "denied tcp rebind.example:80: the name leads to a private address, which no rule allows (to allow: --allow 10.1.2.3:80)")
+		w.denied(r, "denied dns rebind.example: the name leads to a private address, which no rule allows (to allow: --allow 10.1.2.3)")
 		w.denied(w.run("--allow", "*.example", "--", "curl", "-sS", "http://rebind6.example"), "curl:")
 		if n := w.Packets(netip.MustParseAddr("10.1.2.3")); n != 0 {
 			t.Errorf("%d packets to 10.1.2.3", n)

@@ -21,9 +21,9 @@ import (
 // record is one line of the log. The order of the fields is that of the line.
 type record struct {
 	Time      time.Time `json:"time"`
-	Event     string    `json:"event"` // decision, close, dns
-	Verdict   string    `json:"verdict"`
-	Direction string    `json:"direction"`
+	Event     string    `json:"event"` // decision, close, dns, reload
+	Verdict   string    `json:"verdict,omitempty"`
+	Direction string    `json:"direction,omitempty"`
 	Proto     string    `json:"proto,omitempty"`
 	Addr      string    `json:"addr,omitempty"`
 	Port      uint16    `json:"port,omitempty"`
@@ -185,6 +185,12 @@ func (r *reporter) denied(what string, v policy.Verdict) {
 		line = "appfw: too many denied destinations; no more of them are printed (--log has them all)"
 	}
 	fmt.Fprint(os.Stderr, line+newline())
+}
+
+// reloaded tells what became of reading the policy anew.
+func (r *reporter) reloaded(text string) {
+	r.write(record{Time: time.Now(), Event: "reload", Reason: text})
+	fmt.Fprint(os.Stderr, "appfw: "+printable(text)+newline())
 }
 
 // newline is what ends a line on stderr: a terminal that the app put into raw

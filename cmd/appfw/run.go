@@ -30,7 +30,8 @@ func newRun() *cobra.Command {
 		Long: `Run CMD in a network namespace of its own, from which it reaches only what the
 policy allows: by domain name, by address, or both. Without rules it reaches
 nothing. The exit code is CMD's; 128+n if signal n ended it; 125 if appfw
-failed and CMD was not run, 126 if CMD cannot be executed, 127 if there is none.`,
+failed and CMD was not run, 126 if CMD cannot be executed, 127 if there is none.
+SIGHUP has appfw read its files anew.`,
 		Example:               runExamples,
 		Args:                  needCommand,
 		DisableFlagsInUseLine: true,
@@ -66,9 +67,11 @@ func needCommand(_ *cobra.Command, args []string) error {
 // Descriptors that the gateway inherits.
 const (
 	// controlFD is its end of the socket between it and the supervisor. One
-	// byte a message: from the supervisor, a signal for the app; from the
-	// gateway, the signal that stopped it.
+	// byte a message: from the supervisor, a signal for the app or askReload;
+	// from the gateway, the signal that stopped it.
 	controlFD = 3
+	// askReload asks for the policy to be read anew. No signal has the number.
+	askReload = 0
 	logFD     = 4 // the file of --log, if there is one
 )
 
@@ -175,12 +178,17 @@ var forwarded = []os.Signal{
 
 // passSignals passes the signals on that this process alone got.
 func passSignals(signals <-chan os.Signal, control *os.File) {
+	leads := leadsTerminal()
 	for s := range signals {
 		sig := s.(syscall.Signal)
 		if ofTerminal[sig] && inForeground() {
 			continue
 		}
-		if _, err := control.Write([]byte{byte(sig)}); err != nil {
+		message := byte(sig)
+		if sig == unix.SIGHUP && !(leads && !hasTerminal()) {
+			message = askReload // else the terminal hung up, and only its session's leader hears of it
+		}
+		if _, err := control.Write([]byte{message}); err != nil {
 			return // the gateway has ended
 		}
 	}
@@ -190,7 +198,22 @@ func passSignals(signals <-chan os.Signal, control *os.File) {
 // so to the app.
 var ofTerminal = map[syscall.Signal]bool{
 	unix.SIGINT: true, unix.SIGQUIT: true, unix.SIGTSTP: true, unix.SIGWINCH: true,
-	unix.SIGTTIN: true, unix.SIGTTOU: true, unix.SIGHUP: true,
+	unix.SIGTTIN: true, unix.SIGTTOU: true,
+}
+
+// leadsTerminal tells whether this process leads the session of a terminal.
+func leadsTerminal() bool {
+	session, err := unix.Getsid(0)
+	return err == nil && session == os.Getpid() && hasTerminal()
+}
+
+// hasTerminal tells whether there is a terminal that has not hung up.
+func hasTerminal() bool {
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err == nil {
+		tty.Close()
+	}
+	return err == nil
 }
 
 // inForeground tells whether the process group is the terminal's foreground one.

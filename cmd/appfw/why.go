@@ -48,10 +48,15 @@ has no address), and 2 if something is wrong with the input.`,
 
 // explain prints the verdict for each address of the destination.
 func explain(c *cobra.Command, flags policyFlags, dest string) error {
-	rules, err := flags.compile()
+	host, err := readHost()
 	if err != nil {
 		return &exitError{exitBadInput, err}
 	}
+	policies, err := flags.load(host)
+	if err != nil {
+		return &exitError{exitBadInput, err}
+	}
+	rules := policies.rules
 	target, err := policy.ParseTarget(dest)
 	if err != nil {
 		return &exitError{exitBadInput, err}
@@ -67,13 +72,9 @@ func explain(c *cobra.Command, flags policyFlags, dest string) error {
 			v.Hint = policy.Destination(policy.Flow{Proto: target.Proto, Name: target.Name, Port: target.Port})
 			return verdict(c, "dns "+string(target.Name), v)
 		}
-		host, err := readHost()
-		if err != nil {
-			return &exitError{exitBadInput, err}
-		}
 		guard := dnsguard.New(dnsguard.Config{
-			Policy: current, Pins: pins, Hosts: host.hosts, Now: time.Now,
-			Upstream: &dnsguard.Resolvers{Servers: host.resolv.Servers},
+			Policy: current, Upstream: policies.resolvers, Pins: pins, Now: time.Now, Zone: policies.resolvers.Zone,
+			Hosts: func() map[policy.Name][]netip.Addr { return policies.hosts },
 		})
 		if addrs, err = lookUp(c.Context(), guard, target.Name); err != nil {
 			fmt.Fprintf(c.OutOrStdout(), "%s: %s (%s)\n", target.Name, err, v.Reason)
@@ -83,7 +84,7 @@ func explain(c *cobra.Command, flags policyFlags, dest string) error {
 	var denied error
 	for _, a := range addrs {
 		to := netip.AddrPortFrom(a, target.Port)
-		v, name := p.Decide(target.Proto, to)
+		v, name := p.Decide(rules, target.Proto, to)
 		what := target.Proto.String() + " " + destination(string(name), to)
 		if name != "" {
 			what += " (" + a.String() + ")"

@@ -1,0 +1,272 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+
+	"appfw/dnsguard"
+	"appfw/policy"
+)
+
+// loaded is a policy with all that its lines name.
+type loaded struct {
+	rules     *policy.Policy
+	hosts     map[policy.Name][]netip.Addr
+	resolvers *dnsguard.Resolvers
+	files     []string // that were read
+	stamps    string   // of them, as of before
+}
+
+// load reads the policy that the flags make. host is the host's own
+// configuration; what the lines say goes before it.
+func (p *policyFlags) load(host hostConfig) (*loaded, error) {
+	l := new(loaded)
+	var err error
+	l.rules, err = policy.Compile(policy.Config{Lines: p.lines, Open: func(name string) (io.ReadCloser, error) {
+		l.reads(name)
+		return os.Open(name)
+	}})
+	if err != nil {
+		return nil, err
+	}
+	l.resolvers = &dnsguard.Resolvers{Host: host.servers}
+	for _, line := range l.rules.DNS {
+		server, err := dnsguard.ParseServer(line.Arg)
+		if err != nil {
+			return nil, &policy.SyntaxError{Pos: line.Pos, Msg: err.Error()}
+		}
+		l.resolvers.Servers = append(l.resolvers.Servers, server)
+	}
+	l.hosts = make(map[policy.Name][]netip.Addr)
+	for name, addrs := range host.hosts {
+		l.hosts[name] = addrs
+	}
+	for _, line := range l.rules.Hosts {
+		l.reads(line.Arg)
+		f, err := os.Open(line.Arg)
+		if err != nil {
+			return nil, &policy.SyntaxError{Pos: line.Pos, Word: line.Arg, Msg: fmt.Sprintf("cannot open it: %v", err)}
+		}
+		hosts, err := dnsguard.ReadHosts(f)
+		f.Close()
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", line.Arg, err)
+		}
+		for name, addrs := range hosts {
+			l.hosts[name] = addrs
+		}
+	}
+	return l, nil
+}
+
+// reads records that a file is about to be read.
+func (l *loaded) reads(name string) {
+	l.files = append(l.files, name)
+	l.stamps += stamps([]string{name})
+}
+
+// live is the policy in force. It is read anew while the app runs, when its
+// files change or on a signal.
+type live struct {
+	flags   policyFlags
+	host    hostConfig
+	report  *reporter
+	changed func() // called when another policy is in force
+
+	current atomic.Pointer[loaded]
+}
+
+func (l *live) policy() *policy.Policy              { return l.current.Load().rules }
+func (l *live) hosts() map[policy.Name][]netip.Addr { return l.current.Load().hosts }
+func (l *live) zone(n policy.Name) bool             { return l.current.Load().resolvers.Zone(n) }
+
+// Exchange implements [dnsguard.Exchanger].
+func (l *live) Exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
+	return l.current.Load().resolvers.Exchange(ctx, q)
+}
+
+// settle is how long files have to stay the same before they are read, also on a
+// signal: what is being written may lack the half that denies.
+const settle = time.Second
+
+// watch reads the policy anew whenever one of its files has changed, and when
+// asked, until ctx ends. Files that the app can change are read only once.
+func (l *live) watch(ctx context.Context, asked <-chan struct{}) {
+	loaded := l.current.Load()
+	files, read := loaded.files, loaded.stamps
+	last := read
+	wanted := false
+	tick := time.NewTicker(settle)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-asked:
+			if !wanted { // however often it is asked
+				wanted = true
+				last = stamps(files)
+				tick.Reset(settle)
+			}
+			continue
+		case <-ctx.Done():
+			return
+		}
+		now := stamps(files)
+		path, theirs := writable(files)
+		switch {
+		case now != last: // not settled
+		case len(files) == 0 && wanted:
+			l.report.reloaded("there is no file to read the policy anew from; it is all on the command line")
+			wanted = false
+		case theirs && wanted:
+			l.report.reloaded(fmt.Sprintf("the policy was not read anew: the program itself could change %s", path))
+			wanted = false
+		case !theirs && (wanted || now != read):
+			l.reload()
+			wanted = false
+			if next := l.current.Load(); next != loaded {
+				loaded, files, read = next, next.files, next.stamps
+				now = stamps(files)
+			} else {
+				read = now // there is a mistake in it
+			}
+		}
+		last = now
+	}
+}
+
+// reload reads the policy anew. With a mistake in it, the old one stays.
+func (l *live) reload() {
+	old := l.current.Load()
+	l.host.refresh()
+	next, err := l.flags.load(l.host)
+	if err == nil && next.rules.OpenByDefault() && !old.rules.OpenByDefault() {
+		err = errors.New("without an allow, all would be allowed that no rule denies; write default allow if that is meant")
+	}
+	if err != nil {
+		l.report.reloaded("the policy stays as it was: " + err.Error())
+		return
+	}
+	if slices.EqualFunc(next.rules.DNS, old.rules.DNS, func(a, b policy.Line) bool { return a.Arg == b.Arg }) {
+		next.resolvers = old.resolvers // with their connections
+	}
+	l.current.Store(next)
+	l.changed()
+	l.report.reloaded("the policy was read anew")
+}
+
+// stamps tells states of files apart.
+func stamps(files []string) string {
+	var b strings.Builder
+	for _, name := range files {
+		var st unix.Stat_t
+		err := unix.Stat(name, &st)
+		fmt.Fprintln(&b, name, err, st.Dev, st.Ino, st.Size, st.Mtim, st.Ctim)
+	}
+	return b.String()
+}
+
+// writable tells which of the files, or of the directories that lead to it, the
+// app could change: its policy is not for itself to make. It runs as this
+// process's user.
+func writable(files []string) (path string, ok bool) {
+	for _, name := range files {
+		if !strings.HasPrefix(name, "/") {
+			dir, err := os.Getwd()
+			if err != nil {
+				return name, true
+			}
+			name = dir + "/" + name // not cleaned: links come before dots
+		}
+		if path, ok := writablePath(name); ok {
+			return path, true
+		}
+	}
+	return "", false
+}
+
+// maxLinks is as many symbolic links as the kernel follows (path_resolution(7)).
+const maxLinks = 40
+
+// writablePath is writable for an absolute path. It goes along it as the kernel
+// does.
+func writablePath(path string) (string, bool) {
+	at, links := "/", 0 // at has no links in it
+	for rest := strings.Split(path, "/"); len(rest) > 0; {
+		part := rest[0]
+		rest = rest[1:]
+		switch part {
+		case "", ".":
+			continue
+		case "..":
+			at = filepath.Dir(at)
+			continue
+		}
+		var dir, entry unix.Stat_t
+		next := filepath.Join(at, part)
+		if err := unix.Lstat(at, &dir); err != nil {
+			return at, true
+		}
+		if err := unix.Lstat(next, &entry); err != nil {
+			return next, true // whoever makes it decides
+		}
+		// In a sticky directory (/tmp) others can do nothing to an entry.
+		if owned(at, &dir) || dir.Mode&unix.S_ISVTX == 0 && accessible(at) {
+			return at, true
+		}
+		if owned(next, &entry) { // be it a link: its owner may make another
+			return next, true
+		}
+		if entry.Mode&unix.S_IFMT != unix.S_IFLNK {
+			at = next
+			continue
+		}
+		to, err := os.Readlink(next)
+		if links++; err != nil || links > maxLinks {
+			return next, true
+		}
+		if strings.HasPrefix(to, "/") {
+			at = "/"
+		}
+		rest = append(strings.Split(to, "/"), rest...)
+	}
+	return at, accessible(at)
+}
+
+// accessible tells whether this process may write to a path, or might by another
+// one: a file system that is read-only here need not be elsewhere.
+func accessible(path string) bool {
+	err := unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK, unix.AT_EACCESS)
+	return err == nil || err == unix.EROFS
+}
+
+// owned tells whether an entry belongs to this process's user, who so can give
+// himself the right to write to it. Within a user namespace every user that is
+// not mapped seems to be nobody: to nobody, the kernel says whose it is by who
+// may open it without a new time of access (open(2), O_NOATIME).
+func owned(path string, st *unix.Stat_t) bool {
+	if int(st.Uid) != os.Geteuid() {
+		return false
+	}
+	const overflow = 65534 // kernel.overflowuid
+	if st.Uid != overflow {
+		return true
+	}
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOATIME|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err == nil {
+		unix.Close(fd)
+	}
+	return err != unix.EPERM
+}
