@@ -1,5 +1,5 @@
-// Command bench measures appfw against the bare command and against other tools that give one command a network of
-// its own, and prints a Markdown table:
+// Command bench measures appfw against the bare command, against other tools that give one command a network of its
+// own, and as a DNS cache against others, and prints Markdown tables:
 //
 //	go run ./testdata/bench [-rounds N] [-time D] [-o FILE]
 //
@@ -31,7 +31,7 @@ func main() {
 	}
 	rounds := flag.Int("rounds", 7, "measure everything `N` times")
 	span := flag.Duration("time", time.Second, "measure throughput and rates for `D` each")
-	output := flag.String("o", "", "write the table to `FILE` too")
+	output := flag.String("o", "", "write the tables to `FILE` too")
 	product := flag.String("appfw", "", "measure this `PROGRAM` instead of building appfw")
 	flag.Parse()
 
@@ -40,7 +40,7 @@ func main() {
 	t := new(tb)
 	defer t.cleanup() // also of what Fatal ended
 	b := newBench(ctx, t, *product, *span)
-	results := b.measure(*rounds)
+	b.measure(*rounds)
 	if ctx.Err() != nil {
 		t.Fatal("interrupted")
 	}
@@ -53,7 +53,7 @@ func main() {
 		defer func() { _ = file.Close() }()
 		to = io.MultiWriter(to, file)
 	}
-	if err := report(to, b, results, *rounds); err != nil {
+	if err := report(to, b, *rounds); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -78,6 +78,14 @@ type measure struct {
 	figures []figure
 }
 
+// table is what is measured in the same tools. The first is what the others are compared with.
+type table struct {
+	tools    []tool
+	measures []measure
+	results  [][]cell // by measure and tool
+	missing  string   // why there is nothing of all this
+}
+
 var measures = []measure{
 	{"", nowhere, 10, []figure{{"start to app", "ms"}, {"start to exit", "ms"}}},
 	{"out", far, 1, []figure{{"bulk out", "Gbit/s"}}},
@@ -96,38 +104,50 @@ type cell struct {
 	none    bool // the tool does not do this
 }
 
-// measure runs everything and returns cells by measure and tool.
-func (b *bench) measure(rounds int) [][]cell {
-	results := make([][]cell, len(measures))
-	for i, m := range measures {
-		results[i] = make([]cell, len(b.tools))
-		for j := range results[i] {
-			results[i][j].samples = make([][]float64, len(m.figures))
-			results[i][j].none = m.place == far && b.internet == nil || m.mode != "" && b.tools[j].startOnly
-		}
+// measure runs everything and keeps the results in the tables.
+func (b *bench) measure(rounds int) {
+	for i := range b.tables {
+		b.tables[i].prepare(b.internet == nil)
 	}
 	for round := range rounds {
 		fmt.Fprintf(os.Stderr, "bench: round %d of %d\n", round+1, rounds)
-		for i, m := range measures {
-			for range m.repeat {
-				for k := range b.tools {
-					j := (k + round) % len(b.tools) // nobody is always the first
-					c := &results[i][j]
-					if c.none || c.failed != nil || b.tools[j].missing || b.ctx.Err() != nil {
-						continue
-					}
-					var values []float64
-					if values, c.failed = b.run(b.tools[j], m); c.failed != nil {
-						continue
-					}
-					for f, v := range values {
-						c.samples[f] = append(c.samples[f], v)
+		for _, t := range b.tables {
+			for i, m := range t.measures {
+				for range m.repeat {
+					for k := range t.tools {
+						j := (k + round) % len(t.tools) // nobody is always the first
+						b.sample(t.tools[j], m, &t.results[i][j])
 					}
 				}
 			}
 		}
 	}
-	return results
+}
+
+// prepare makes the cells. alone tells that there is no internet.
+func (t *table) prepare(alone bool) {
+	t.results = make([][]cell, len(t.measures))
+	for i, m := range t.measures {
+		t.results[i] = make([]cell, len(t.tools))
+		for j := range t.results[i] {
+			t.results[i][j].samples = make([][]float64, len(m.figures))
+			t.results[i][j].none = m.place == far && alone || m.mode != "" && t.tools[j].startOnly
+		}
+	}
+}
+
+// sample runs a measure once more, unless it failed before.
+func (b *bench) sample(t tool, m measure, c *cell) {
+	if c.none || c.failed != nil || t.missing || b.ctx.Err() != nil {
+		return
+	}
+	var values []float64
+	if values, c.failed = b.run(t, m); c.failed != nil {
+		return
+	}
+	for f, v := range values {
+		c.samples[f] = append(c.samples[f], v)
+	}
 }
 
 // copyProgram puts a program where every user can run it.

@@ -49,7 +49,7 @@ type bench struct {
 	ctx          context.Context
 	internet     *internet.Internet // nil: not root
 	span         time.Duration
-	tools        []tool
+	tables       []table
 	dir          string // for files, readable by every user
 	self         string // this program, there
 	loopbackPort string
@@ -104,7 +104,10 @@ func newBench(ctx context.Context, t *tb, product string, span time.Duration) *b
 			t.Fatal(err)
 		}
 	}
-	b.tools = tools(b.dir, b.loopbackPort)
+	b.tables = []table{{tools: tools(b.dir, b.loopbackPort), measures: measures}}
+	if b.internet != nil {
+		b.tables = append(b.tables, b.caches(t))
+	}
 	return b
 }
 
@@ -137,10 +140,8 @@ exit $status
 func tools(dir, loopbackPort string) []tool {
 	const local = "127.0.0.1"
 	list := []tool{
-		{name: "bare", loopback: local, wrap: func(argv []string, _ string) []string { return argv }},
-		{name: "appfw", loopback: local, wrap: func(argv []string, allow string) []string {
-			return append([]string{filepath.Join(dir, "appfw"), "proxy-run", "--quiet", "--allow", allow, "--"}, argv...)
-		}},
+		{name: "bare", loopback: local, wrap: bare},
+		{name: "appfw", loopback: local, wrap: appfw(dir)},
 		{name: "pasta", needs: "pasta", loopback: local, dns: pastaDNS, wrap: func(argv []string, _ string) []string {
 			// Forwarded ports: only that of the loopback server, from the inside to the host.
 			return append([]string{"pasta", "--config-net", "-q", "-m", "65520", "-t", "none", "-u", "none", "-U", "none", "-T", loopbackPort,
@@ -153,6 +154,20 @@ func tools(dir, loopbackPort string) []tool {
 			return append([]string{"unshare", "-Urn"}, argv...)
 		}},
 	}
+	return look(list)
+}
+
+func bare(argv []string, _ string) []string { return argv }
+
+// appfw runs commands in appfw.
+func appfw(dir string) func(argv []string, allow string) []string {
+	return func(argv []string, allow string) []string {
+		return append([]string{filepath.Join(dir, "appfw"), "proxy-run", "--quiet", "--allow", allow, "--"}, argv...)
+	}
+}
+
+// look finds out which programs are missing.
+func look(list []tool) []tool {
 	for i, t := range list {
 		if _, err := exec.LookPath(t.needs); t.needs != "" && err != nil {
 			list[i].missing = true
@@ -183,10 +198,11 @@ func (b *bench) command(ctx context.Context, name string, args ...string) comman
 
 // run runs a measure once in a tool and returns its figures.
 func (b *bench) run(t tool, m measure) ([]float64, error) {
-	ctx, cancel := context.WithTimeout(b.ctx, b.span+patience)
-	defer cancel()
 	argv, allow := []string{"date", "+%s%N"}, "localhost:"+b.loopbackPort
-	if m.mode != "" {
+	switch {
+	case m.mode == dnsperfMode:
+		argv, allow = dnsperf(b.dir, t.dns, b.span), "@"+filepath.Join(b.dir, cachedNames)
+	case m.mode != "":
 		to := net.JoinHostPort(t.loopback, b.loopbackPort)
 		switch {
 		case m.mode == "dns":
@@ -197,39 +213,50 @@ func (b *bench) run(t tool, m measure) ([]float64, error) {
 		}
 		argv = []string{b.self, clientCommand, m.mode, to, b.span.String()}
 	}
-	argv = t.wrap(argv, allow)
-	c := b.command(ctx, argv[0], argv[1:]...)
-	// Files: to the end of a pipe, which a tool's helper may hold, Wait would wait.
-	output, err := os.CreateTemp(b.dir, "output")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = output.Close() }()
-	message, err := os.CreateTemp(b.dir, "message")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = message.Close() }()
-	c.Stdout, c.Stderr = output, message
 	began := time.Now()
-	if err = c.start(); err == nil {
-		err = c.wait()
-	}
+	said, err := b.output(t.wrap(argv, allow))
 	took := time.Since(began)
-	if err != nil {
-		return nil, fmt.Errorf("%w %s", err, lastLine(text(message)))
-	}
-	said := text(output)
-	if m.mode == "" {
+	switch {
+	case err != nil:
+		return nil, err
+	case m.mode == "":
 		started, err := strconv.ParseInt(strings.TrimSpace(said), 10, 64)
 		toApp := time.Unix(0, started).Sub(began.Round(0)) // Round: by the wall clock
 		return []float64{milliseconds(toApp), milliseconds(took)}, err
+	case m.mode == dnsperfMode:
+		return readDnsperf(said)
 	}
 	var values []float64
 	if err := json.Unmarshal([]byte(said), &values); err != nil || len(values) != len(m.figures) {
 		return nil, fmt.Errorf("the client said %q", said)
 	}
 	return values, nil
+}
+
+// output runs a command and returns what it printed.
+func (b *bench) output(argv []string) (string, error) {
+	ctx, cancel := context.WithTimeout(b.ctx, b.span+patience)
+	defer cancel()
+	c := b.command(ctx, argv[0], argv[1:]...)
+	// Files: to the end of a pipe, which a tool's helper may hold, Wait would wait.
+	output, err := os.CreateTemp(b.dir, "output")
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = output.Close() }()
+	message, err := os.CreateTemp(b.dir, "message")
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = message.Close() }()
+	c.Stdout, c.Stderr = output, message
+	if err = c.start(); err == nil {
+		err = c.wait()
+	}
+	if err != nil {
+		return "", fmt.Errorf("%w %s", err, lastLine(text(message)))
+	}
+	return text(output), nil
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -37,3 +37,22 @@ func parse(b []byte) (to destination, ok bool) {
 	}
 	return to, true
 }
+
+// payload is what the TCP segment or UDP datagram in an IP packet, which parse took, carries; extension headers are
+// not looked behind.
+func payload(b []byte) []byte {
+	var proto byte
+	if b[0]>>4 == 4 {
+		header, size := int(b[0]&15)*4, int(binary.BigEndian.Uint16(b[2:])) // short packets are padded
+		proto, b = b[9], b[min(header, len(b)):min(max(header, size), len(b))]
+	} else {
+		proto, b = b[6], b[40:]
+	}
+	switch {
+	case proto == unix.IPPROTO_UDP && len(b) >= 8:
+		return b[8:]
+	case proto == unix.IPPROTO_TCP && len(b) >= 20:
+		return b[min(int(b[12]>>4)*4, len(b)):]
+	}
+	return nil
+}

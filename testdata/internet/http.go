@@ -21,9 +21,16 @@ func (h *Host) ServeHTTP(port int, handler http.Handler) {
 // connections and waits for the handlers.
 func (h *Host) ServeHTTPS(port int, handler http.Handler, names ...string) {
 	h.n.t.Helper()
+	h.ServeTLS(port, handler, new(tls.Config), names...)
+}
+
+// ServeTLS is ServeHTTPS with the TLS that config says; it gets the certificate.
+func (h *Host) ServeTLS(port int, handler http.Handler, config *tls.Config, names ...string) {
+	h.n.t.Helper()
 	_, _, cert := h.n.Certificate(names...)
 	h.serveHTTP(port, handler, func(s *http.Server, l net.Listener) error {
-		s.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}}
+		s.TLSConfig = config.Clone()
+		s.TLSConfig.Certificates = []tls.Certificate{cert}
 		return s.ServeTLS(l, "", "")
 	})
 }

@@ -33,7 +33,8 @@ type Internet struct {
 	ca          *authority
 	zone        *Zone
 	packets     *capture
-	serial      atomic.Int64 // numbers files
+	serial      atomic.Int64      // numbers files
+	etc         map[string]string // the simulated host's own files: their sources by their paths
 }
 
 // New builds the internet; it fails the test when not root. Everything is undone by t.Cleanup: no namespace,
@@ -43,7 +44,7 @@ func New(t testing.TB) *Internet {
 	if os.Geteuid() != 0 {
 		t.Fatal("internet: needs root")
 	}
-	n := &Internet{t: t}
+	n := &Internet{t: t, etc: map[string]string{}}
 	n.dir = n.newDir()
 	n.ca = must(newAuthority(n.dir))(t)
 	n.world = n.newSpace(unix.CLONE_NEWNET)
@@ -58,7 +59,7 @@ func New(t testing.TB) *Internet {
 	n.packets = must(newCapture(n.world))(t)
 	t.Cleanup(n.packets.close)
 	n.zone = newZone(t)
-	n.Host(resolverAddr4, resolverAddr6).serveDNS(n.zone)
+	n.Host(resolverAddr4, resolverAddr6).ServeDNS(n.zone)
 	return n
 }
 
@@ -121,6 +122,9 @@ func (n *Internet) Resolver6() netip.Addr { return netip.MustParseAddr(resolverA
 
 // Zone is what the DNS resolver knows.
 func (n *Internet) Zone() *Zone { return n.zone }
+
+// NewZone makes a zone for another resolver: see Host.ServeDNS.
+func (n *Internet) NewZone() *Zone { return newZone(n.t) }
 
 // ListenOnHost is net.Listen in the simulated host, closed by cleanup. address is an IP literal with port.
 func (n *Internet) ListenOnHost(network, address string) (l net.Listener, err error) {

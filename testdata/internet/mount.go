@@ -35,8 +35,21 @@ func (n *Internet) privateFiles() error {
 		if err := unix.Mount(source, path, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("mounting over %s: %w", path, err)
 		}
+		n.etc[path] = source
 	}
 	return n.privateSys()
+}
+
+// SetFile changes a file of the simulated host's own, /etc/resolv.conf for one, at any time.
+func (n *Internet) SetFile(path, text string) {
+	n.t.Helper()
+	source, ok := n.etc[path]
+	if !ok {
+		n.t.Fatalf("internet: the simulated host has no %s of its own", path)
+	}
+	if err := os.WriteFile(source, []byte(text), 0o644); err != nil {
+		n.t.Fatal("internet: ", err)
+	}
 }
 
 // privateSys mounts the thread's own sysfs and puts the control groups back into it.

@@ -22,12 +22,13 @@ type capture struct {
 	mu     sync.Mutex
 	taken  map[netip.Addr]bool // by a server or the link itself
 	counts map[destination]int
+	heard  map[netip.Addr][]byte // what arrived at these addresses
 	lost   uint32
 }
 
 // newCapture starts counting at the internet's end of the link.
 func newCapture(world *space) (*capture, error) {
-	c := &capture{ended: make(chan struct{}), counts: map[destination]int{}, taken: map[netip.Addr]bool{}}
+	c := &capture{ended: make(chan struct{}), counts: map[destination]int{}, taken: map[netip.Addr]bool{}, heard: map[netip.Addr][]byte{}}
 	c.take(netip.MustParseAddr(routerAddr4))
 	c.take(netip.MustParseAddr(routerAddr6))
 	err := world.do(func() error {
@@ -86,8 +87,12 @@ func (c *capture) take(addr netip.Addr) {
 func (c *capture) drain(fd int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for header := make([]byte, 256); ; {
-		size, from, err := unix.Recvfrom(fd, header, 0)
+	packet := make([]byte, 256) // as much as headers may be
+	if len(c.heard) > 0 {
+		packet = make([]byte, 1<<17) // as much as a packet may be, before it is segmented
+	}
+	for {
+		size, from, err := unix.Recvfrom(fd, packet, 0)
 		if err == unix.EINTR {
 			continue
 		}
@@ -98,10 +103,13 @@ func (c *capture) drain(fd int) {
 		if !ok || link.Pkttype == unix.PACKET_OUTGOING {
 			continue
 		}
-		if to, ok := parse(header[:size]); ok {
+		if to, ok := parse(packet[:size]); ok {
 			c.counts[to]++
+			if heard, ok := c.heard[to.addr]; ok {
+				c.heard[to.addr] = append(heard, payload(packet[:size])...)
+			}
 			if !c.taken[to.addr] {
-				_ = c.router.reject(header[:size], to) // the sender, perhaps gone, may as well time out
+				_ = c.router.reject(packet[:size], to) // the sender, perhaps gone, may as well time out
 			}
 		}
 	}
@@ -119,6 +127,24 @@ func (n *Internet) Packets(addr netip.Addr) int {
 // PacketsTo is like Packets, for one protocol (unix.IPPROTO_TCP, ...) and port (0 if it has none).
 func (n *Internet) PacketsTo(addr netip.Addr, proto uint8, port uint16) int {
 	return n.countPackets(func(d destination) bool { return d == destination{addr, proto, port} })
+}
+
+// Overhear keeps, from now on, what TCP segments and UDP datagrams to addr carry. See Heard.
+func (n *Internet) Overhear(addr netip.Addr) {
+	n.packets.mu.Lock()
+	defer n.packets.mu.Unlock()
+	if n.packets.heard[addr] == nil {
+		n.packets.heard[addr] = []byte{}
+	}
+}
+
+// Heard is what TCP segments and UDP datagrams brought to addr since Overhear, in the order in which they arrived.
+func (n *Internet) Heard(addr netip.Addr) []byte {
+	n.t.Helper()
+	n.Packets(addr) // takes in all that has arrived
+	n.packets.mu.Lock()
+	defer n.packets.mu.Unlock()
+	return n.packets.heard[addr]
 }
 
 func (n *Internet) countPackets(matches func(destination) bool) int {

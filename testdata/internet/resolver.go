@@ -72,8 +72,9 @@ func (z *Zone) ServeDNS(w dns.ResponseWriter, query *dns.Msg) {
 	_ = w.WriteMsg(m) // the client is gone
 }
 
-// serveDNS answers queries from the zone on port 53 until cleanup.
-func (h *Host) serveDNS(z *Zone) {
+// ServeDNS answers queries from the zone on port 53 until cleanup.
+func (h *Host) ServeDNS(z *Zone) {
+	h.n.t.Helper()
 	var servers []*dns.Server
 	for _, l := range h.ListenTCP(53) {
 		servers = append(servers, &dns.Server{Listener: l, Handler: z})
@@ -81,6 +82,12 @@ func (h *Host) serveDNS(z *Zone) {
 	for _, c := range h.ListenUDP(53) {
 		servers = append(servers, &dns.Server{PacketConn: c, Handler: z, UDPSize: 4096})
 	}
+	h.serveDNS(servers...)
+}
+
+// serveDNS runs the servers until cleanup.
+func (h *Host) serveDNS(servers ...*dns.Server) {
+	h.n.t.Helper()
 	for _, s := range servers {
 		started, ended := make(chan struct{}), make(chan error, 1)
 		s.NotifyStartedFunc = func() { close(started) }
