@@ -3,9 +3,9 @@
 export CGO_ENABLED ?= 0
 
 # Debian packages of the programs that the tests run.
-PACKAGES = bash busybox-static ca-certificates curl dnsutils gcc git gnutls-bin iproute2 iputils-ping libc6-dev \
+PACKAGES = bash busybox-static ca-certificates curl dante-server dnsutils gcc git gnutls-bin iproute2 iputils-ping libc6-dev \
 	libcurl3-gnutls libcurl3-nss libgit2-1.5 musl-tools ncat nftables nginx-light ngtcp2-client nodejs \
-	openssh-client openssh-server openssl python3 wget
+	microsocks openssh-client openssh-server openssl python3 tinyproxy wget
 # And of those that appfw is measured beside.
 PEERS = dnsmasq-base dnsperf passt slirp4netns uidmap unbound
 
@@ -30,7 +30,7 @@ test:
 
 # The detector needs cgo. Of the end-to-end tests, those that differ in what
 # runs at the same time: names, all transports, both gates, logs, load.
-RACY = AllowedName|ShownName|UDP|Ping|HostLoopback|TestResolver$$|Cache|TestLog$$|Ends|Burst|Signals|SentBeforeExit|TestQUIC$$|TLSClients|ReloadCuts
+RACY = AllowedName|ShownName|UDP|Ping|HostLoopback|TestResolver$$|Cache|TestLog$$|Ends|Burst|Signals|SentBeforeExit|TestQUIC$$|TLSClients|ReloadCuts|Upstream
 race:
 	CGO_ENABLED=1 go run ./testdata/gotest -race -count=1 ./dnsguard ./netns ./policy ./proxy
 	CGO_ENABLED=1 go run ./testdata/gotest -race -count=1 -run '$(RACY)' ./cmd/appfw

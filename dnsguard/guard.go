@@ -28,7 +28,8 @@ type Exchanger interface {
 	Exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error)
 }
 
-// Config is what a Guard is made of. Only Hosts, Zone and Log may be nil.
+// Config is what a Guard is made of. Only Hosts, Zone, Synthetic and Log may be
+// nil.
 type Config struct {
 	Policy   func() *policy.Policy
 	Upstream Exchanger
@@ -37,6 +38,10 @@ type Config struct {
 	Zone     func(policy.Name) bool              // a resolver was named for it: it may leave though it is local
 	Log      func(Question)
 	Now      func() time.Time
+
+	// Synthetic has addresses for names that are resolved beyond a chain of
+	// proxies (policy.Policy.Chained), and never here.
+	Synthetic *Synthetic
 }
 
 // Question is one question of the app's and what became of it.
@@ -117,19 +122,37 @@ func (g *Guard) Answer(ctx context.Context, q *dns.Msg) *dns.Msg {
 		return deny(dns.RcodeSuccess, policy.Verdict{Reason: reason})
 	}
 
+	over := func(err *overBudget) *dns.Msg {
+		log.Name = "*." + err.domain
+		return deny(dns.RcodeNameError, policy.Verdict{Reason: err.Error()})
+	}
 	var e *entry
 	switch addrs := g.Hosts()[name]; {
 	case addrs != nil && (question.Qtype == dns.TypeA || question.Qtype == dns.TypeAAAA):
 		e = hostsEntry(question, addrs, g.Now())
 		e.rules = rules
 		e.filter(name)
+	case g.Synthetic != nil && rules.Chained(name):
+		if err, ok := errors.AsType[*overBudget](g.spend(rules, log.Verdict, key{name: name, qtype: dns.TypeA})); ok {
+			return over(err) // it will be asked for at the end of the chain
+		}
+		v4, v6, err := g.Synthetic.For(name)
+		if err != nil {
+			return deny(dns.RcodeServerFailure, policy.Verdict{Reason: err.Error()})
+		}
+		e = hostsEntry(question, []netip.Addr{v4, v6}, g.Now())
+		switch question.Qtype {
+		case dns.TypeA:
+			e.addrs = []netip.Addr{v4}
+		case dns.TypeAAAA:
+			e.addrs = []netip.Addr{v6}
+		}
 	case !g.Zone(name) && isLocal(name):
-		return denied(q, absent(), "names of the local network are asked of nobody")
+		return denied(q, absent(), errLocal.Error())
 	default:
 		e, err = g.resolve(ctx, rules, log.Verdict, name, q)
-		if over, ok := errors.AsType[*overBudget](err); ok {
-			log.Name = "*." + over.domain
-			return deny(dns.RcodeNameError, policy.Verdict{Reason: over.Error()})
+		if err, ok := errors.AsType[*overBudget](err); ok {
+			return over(err)
 		}
 		if err != nil {
 			if ctx.Err() == nil {
@@ -152,6 +175,33 @@ func (g *Guard) Answer(ctx context.Context, q *dns.Msg) *dns.Msg {
 	g.Log(log)
 	return m
 }
+
+// Lookup is the addresses of a name that the policy allows, as they are given out
+// to the app.
+func (g *Guard) Lookup(ctx context.Context, rules *policy.Policy, name policy.Name) (addrs []netip.Addr, err error) {
+	if addrs := g.Hosts()[name]; addrs != nil {
+		return addrs, nil
+	}
+	if !g.Zone(name) && isLocal(name) {
+		return nil, errLocal
+	}
+	v := rules.DecideName(name)
+	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
+		q := question(dns.Fqdn(string(name)), qtype, false)
+		e, failed := g.resolve(ctx, rules, v, name, q)
+		if failed != nil {
+			err = failed
+			continue
+		}
+		addrs = append(addrs, e.addrs...)
+	}
+	if len(addrs) > 0 {
+		return addrs, nil
+	}
+	return nil, err
+}
+
+var errLocal = errors.New("names of the local network are asked of nobody")
 
 // malformed is the answer to a query that is none that can be answered; nil if
 // it is one.

@@ -33,6 +33,11 @@ func (g *Guard) known(q *dns.Msg, name policy.Name) *dns.Msg {
 		var pinned []Pin
 		if ok {
 			pinned = g.Pins.Of(addr, g.Now())
+			if g.Synthetic != nil {
+				if name, _ := g.Synthetic.Name(addr); name != "" {
+					pinned = []Pin{{Name: name}}
+				}
+			}
 		}
 		if len(pinned) == 0 {
 			return denied(q, dns.RcodeNameError, "the address was not resolved from a name")

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -27,15 +29,23 @@ type Config struct {
 }
 
 // words are the lines there are.
-var words = []string{"allow", "allow-suffix", "deny", "default", "policy", "hosts", "dns", "dns-budget", "allow-unix"}
+var words = []string{"allow", "allow-suffix", "deny", "default", "policy", "hosts", "dns", "dns-budget", "upstream", "allow-unix"}
 
 // Compile compiles a policy. Mistakes are a [*SyntaxError].
 func Compile(c Config) (*Policy, error) {
-	p := &Policy{names: make(map[Name]*nameRules), ancestors: make(map[Name]struct{})}
+	p := &Policy{names: make(map[Name]*nameRules), ancestors: make(map[Name]struct{}), Upstreams: make(map[string][]Line)}
 	b := builder{Policy: p, open: c.Open}
 	for _, line := range c.Lines {
 		if err := b.line(line, 0); err != nil {
 			return nil, err
+		}
+	}
+	for _, via := range b.vias {
+		if name := via.Arg; name != Direct && p.Upstreams[name] == nil && name != torName {
+			names := append(slices.Sorted(maps.Keys(p.Upstreams)), Direct, torName)
+			return nil, &SyntaxError{Pos: via.Pos, Word: name, Msg: "there is no upstream of this name", Hint: Nearest(name, names)}
+		} else if name == torName && p.Upstreams[name] == nil {
+			p.Upstreams[torName] = []Line{{Word: "upstream", Arg: torName, Pos: via.Pos}}
 		}
 	}
 	if b.defaultPos == nil {
@@ -47,7 +57,8 @@ func Compile(c Config) (*Policy, error) {
 type builder struct {
 	*Policy
 	open       func(name string) (io.ReadCloser, error)
-	allows     bool // there is an allow rule
+	allows     bool   // there is an allow rule
+	vias       []Line // what rules have after via=
 	defaultPos *Pos
 }
 
@@ -67,6 +78,16 @@ func (b *builder) line(l Line, depth int) error {
 			return &SyntaxError{Pos: l.Pos, Word: l.Arg, Msg: "the path of a socket is absolute"}
 		}
 		b.Shown = append(b.Shown, l.Arg)
+		return nil
+	case "upstream":
+		name, url, ok := strings.Cut(l.Arg, "=")
+		if !ok || strings.ContainsAny(name, ":/") { // "=" may be in the URL
+			name, url = Default, l.Arg
+		} else if name == Direct || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" || name == "" {
+			return &SyntaxError{Pos: l.Pos, Word: name, Msg: "the name of an upstream is lower-case letters and digits, and not direct"}
+		}
+		l.Arg = url
+		b.Upstreams[name] = append(b.Upstreams[name], l)
 		return nil
 	case "dns":
 		b.DNS = append(b.DNS, l)
@@ -170,6 +191,15 @@ func (b *builder) destination(l Line) error {
 		rule.Pos = Pos{File: "command line"}
 	}
 	rule.reason = rule.why()
+	if dest, via, ok := cutVia(l.Arg); ok {
+		pos := l.Pos
+		pos.Column = max(pos.Column, 1) + strings.LastIndex(l.Arg, via)
+		if !rule.Allow || via == "" {
+			return &SyntaxError{Pos: l.Pos, Word: l.Arg, Msg: "via=NAME follows what is allowed"}
+		}
+		l.Arg, rule.via = dest, via
+		b.vias = append(b.vias, Line{Arg: via, Pos: pos})
+	}
 	if file, ok := strings.CutPrefix(l.Arg, "@"); ok {
 		rule.scope = scope{ports: [ICMP][]portRange{allPorts, allPorts}, icmp: true}
 		return b.list(l, rule, file)
@@ -187,6 +217,16 @@ func (b *builder) destination(l Line) error {
 	}
 	b.add(rule)
 	return nil
+}
+
+// torName is the upstream that need not be defined: the Tor of this host.
+const torName = "tor"
+
+// cutVia takes the part via=NAME off a destination.
+func cutVia(arg string) (dest, via string, ok bool) {
+	dest, rest := cutField(arg)
+	via, ok = strings.CutPrefix(strings.TrimRight(rest, " \t"), "via=")
+	return dest, via, ok
 }
 
 // opened records that names of the host may be resolved.

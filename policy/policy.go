@@ -46,7 +46,16 @@ type Policy struct {
 	DNS, Hosts []Line
 	// Budget is what the dns-budget line sets; nil without one.
 	Budget *int
+	// Upstreams are the chains of proxies that upstream lines make, by name, in
+	// the order of the lines. That of Default is where flows go without a via.
+	Upstreams map[string][]Line
 }
+
+// Names of ways out.
+const (
+	Direct  = "direct"
+	Default = "" // the chain of upstream lines without a name; Direct if there is none
+)
 
 // nameRules are the rules for one name: those that match it, and those that
 // match the names below.
@@ -78,6 +87,10 @@ type Verdict struct {
 	// any other name that the flow shows is to be judged as well. Exact tells
 	// that the rule is for that very name, not for many by a wildcard.
 	ByName, Exact bool
+
+	// Via is how an allowed flow goes out: Direct, or the name of a chain in
+	// Upstreams.
+	Via string
 }
 
 // match is a rule that matches a flow, and the host by which it does: the
@@ -189,18 +202,30 @@ func (p *Policy) judge(f Flow, kind string, matches []match, unpinned bool) Verd
 	}
 
 	var best *match // of what allows; rather by address than by name
+	ways := false   // there are several
 	for i := range valid {
 		x := &valid[i]
 		if !x.rule.Allow && !slices.ContainsFunc(valid, func(a match) bool { return a.carvesOut(x) }) {
 			return x.verdict()
 		}
-		if x.rule.Allow && (best == nil || best.byName() && !x.byName()) {
-			best = x
+		if x.rule.Allow {
+			ways = ways || best != nil && p.way(best.rule.via) != p.way(x.rule.via)
+			if best == nil || best.byName() && !x.byName() {
+				best = x
+			}
+		}
+	}
+	if ways {
+		if best = p.narrowest(valid); best == nil {
+			return Verdict{Reason: "rules of which none is the narrower send it different ways (via)"}
 		}
 	}
 	if best != nil {
 		v := best.verdict()
 		v.ByName, v.Exact = best.byName(), best.host.kind == exactName
+		if v.Via = p.way(best.rule.via); kind == "loopback" && best.rule.via == Default {
+			v.Via = Direct // this host's own is meant
+		}
 		return v
 	}
 
@@ -215,9 +240,9 @@ func (p *Policy) judge(f Flow, kind string, matches []match, unpinned bool) Verd
 	case guarded(f.Proto, f.Port):
 		v.Reason = fmt.Sprintf("port %d is for resolvers, which only a rule with that port allows", f.Port)
 	case p.fallbackText != "":
-		v = Verdict{Allow: p.fallback, Reason: p.fallbackText}
+		v = Verdict{Allow: p.fallback, Reason: p.fallbackText, Via: p.way(Default)}
 	case p.fallback:
-		v = Verdict{Allow: true, Reason: "no rule denies it"}
+		v = Verdict{Allow: true, Reason: "no rule denies it", Via: p.way(Default)}
 	case p.count == 0:
 		v.Reason = "the policy has no rules"
 	default:
@@ -227,6 +252,47 @@ func (p *Policy) judge(f Flow, kind string, matches []match, unpinned bool) Verd
 		v.Hint = Destination(hinted(f))
 	}
 	return v
+}
+
+// narrowest is the allow that says which way to go: all that go another way
+// cover what it covers, and more. Nil if there is none.
+func (p *Policy) narrowest(matches []match) *match {
+	for i := range matches {
+		x := &matches[i]
+		if x.rule.Allow && !slices.ContainsFunc(matches, func(y match) bool {
+			return y.rule.Allow && p.way(y.rule.via) != p.way(x.rule.via) && !(y.covers(x) && !x.covers(&y))
+		}) {
+			return x
+		}
+	}
+	return nil
+}
+
+// covers tells whether x covers everything that y covers.
+func (x *match) covers(y *match) bool {
+	return x.host.contains(y.host) && x.rule.scope.contains(&y.rule.scope)
+}
+
+// way is the name of the chain that via means.
+func (p *Policy) way(via string) string {
+	if via == Default && len(p.Upstreams[Default]) == 0 {
+		return Direct
+	}
+	return via
+}
+
+// Chained tells whether some flow to the name is allowed that goes out by a chain
+// of proxies. Such a name is resolved at its end.
+func (p *Policy) Chained(n Name) bool {
+	if len(p.Upstreams) == 0 {
+		return false
+	}
+	chained := false
+	p.eachFlow(Flow{Name: n, Pinned: true}, func(v Verdict, _ bool) bool {
+		chained = chained || v.Allow && v.Via != Direct
+		return chained
+	})
+	return chained
 }
 
 // DecideName says whether the name may be resolved: whether some flow to it
@@ -244,6 +310,25 @@ func (p *Policy) DecideAnswer(n Name, aliases []Name, a netip.Addr) Verdict {
 // decideSome decides on a flow of which the protocol and port are open: allowed
 // if one is.
 func (p *Policy) decideSome(f Flow) Verdict {
+	var v Verdict
+	p.eachFlow(f, func(d Verdict, opened bool) bool {
+		// Rather the rule that shuts what another one opens.
+		if d.Allow || v.Reason == "" || v.Rule == nil && d.Rule != nil && opened {
+			v = d
+		}
+		return d.Allow
+	})
+	if v.Hint != "" {
+		f.Proto, f.Port = protoCount, 0
+		v.Hint = Destination(hinted(f))
+	}
+	return v
+}
+
+// eachFlow decides on the flow for every protocol, and for every port at which
+// the verdict may change, until found is true. opened tells that some rule allows
+// the port.
+func (p *Policy) eachFlow(f Flow, found func(v Verdict, opened bool) bool) {
 	all := p.matchFlow(nil, f)
 	// Between two ports at which a rule begins or ends the verdict is the same.
 	turns := []uint16{1, 854, 5354, 5356} // 1, and after the guarded ones
@@ -261,31 +346,21 @@ func (p *Policy) decideSome(f Flow) Verdict {
 	slices.Sort(turns)
 	turns = slices.Compact(turns)
 
-	var v Verdict
 	matches := make([]match, 0, len(all))
 	for _, f.Proto = range []Proto{TCP, UDP, ICMP} {
 		for _, f.Port = range turns {
 			if f.Proto == ICMP {
 				f.Port = 0
 			}
-			d := p.decide(f, all, matches)
-			if d.Allow {
-				return d
-			}
 			opened := slices.ContainsFunc(all, func(x match) bool { return x.rule.Allow && x.rule.scope.matches(f.Proto, f.Port) })
-			if v.Reason == "" || v.Rule == nil && d.Rule != nil && opened {
-				v = d // rather the rule that shuts what another one opens
+			if found(p.decide(f, all, matches), opened) {
+				return
 			}
 			if f.Proto == ICMP {
 				break
 			}
 		}
 	}
-	if v.Hint != "" {
-		f.Proto, f.Port = protoCount, 0
-		v.Hint = Destination(hinted(f))
-	}
-	return v
 }
 
 // hinted is the flow as a rule would have to name it: by its address if that is
@@ -316,10 +391,7 @@ func (p *Policy) JudgesNames() bool { return p.denyNames }
 
 // carvesOut tells whether x is an allow that overrides the deny d.
 func (x *match) carvesOut(d *match) bool {
-	if !x.rule.Allow || !d.host.contains(x.host) || !d.rule.scope.contains(&x.rule.scope) {
-		return false
-	}
-	return !x.host.contains(d.host) || !x.rule.scope.contains(&d.rule.scope)
+	return x.rule.Allow && d.covers(x) && !x.covers(d)
 }
 
 // verdict is that of the rule.

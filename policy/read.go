@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -40,12 +41,14 @@ func ReadLines(name string, r io.Reader) ([]Line, error) {
 		case len(fields) == 1:
 			pos.Column = fields[0].column
 			return &SyntaxError{Pos: pos, Word: fields[0].text, Msg: "something must follow this word"}
+		case len(fields) == 3 && strings.HasPrefix(fields[2].text, "via=") && slices.Contains(words[:3], fields[0].text): // of rules
 		case len(fields) > 2:
 			pos.Column = fields[2].column
 			return &SyntaxError{Pos: pos, Word: fields[2].text, Msg: "only one thing may follow the word; give each destination a line"}
 		}
 		pos.Column = fields[1].column
-		lines = append(lines, Line{Word: fields[0].text, Arg: fields[1].text, Pos: pos, Start: fields[0].column})
+		arg := strings.TrimRight(text[fields[1].column-1:], " \t\r")
+		lines = append(lines, Line{Word: fields[0].text, Arg: arg, Pos: pos, Start: fields[0].column})
 		return nil
 	})
 	return lines, err

@@ -18,6 +18,7 @@ type decision struct {
 	dst     netip.AddrPort
 	rules   *policy.Policy
 	verdict policy.Verdict
+	chain   *Chain      // by which an allowed flow goes out; nil: directly
 	name    policy.Name // that it was allowed for, or is best known by
 	looked  bool        // the names that it shows matter, and are looked at
 	started time.Time
@@ -52,6 +53,9 @@ func (p *Proxy) decide(proto policy.Proto, dst netip.AddrPort) decision {
 	d := decision{proto: proto, dst: dst, rules: p.Policy(), started: p.Now(), shown: new(shownNames)}
 	d.verdict, d.name = p.Decide(d.rules, proto, dst)
 	d.looked = d.verdict.ByName || d.rules.JudgesNames()
+	if d.verdict.Allow {
+		d.chain = p.chain(d.verdict.Via)
+	}
 	return d
 }
 
@@ -72,6 +76,9 @@ func (p *Proxy) again(d *decision) policy.Verdict {
 		return d.verdict
 	}
 	v, _ := p.Decide(rules, d.proto, d.dst)
+	if v.Allow && p.chain(v.Via) != d.chain {
+		return policy.Verdict{Reason: "the policy has changed, and it would go out another way now"}
+	}
 	if !v.Allow || !v.ByName && !rules.JudgesNames() {
 		return v
 	}
@@ -134,6 +141,12 @@ func (p *Proxy) Decide(rules *policy.Policy, proto policy.Proto, dst netip.AddrP
 	case netns.Gateway4, netns.Gateway6, netns.App4, netns.App6:
 		return policy.Verdict{Reason: "it is an address of appfw's own"}, ""
 	}
+	if name, ours := p.synthetic(dst.Addr()); name != "" || ours && len(rules.Upstreams) > 0 {
+		if name == "" {
+			return policy.Verdict{Reason: "it is an address that stands for a name, and was given out for none"}, ""
+		}
+		return rules.Decide(policy.Flow{Proto: proto, Port: dst.Port(), Name: name, Pinned: true}), name
+	}
 	v, name = p.decidePinned(rules, proto, dst)
 	if v.Allow && (v.ByName || v.Rule == nil) && onThisHost(dst.Addr()) {
 		// A name's owner must not be able to point the app at the host itself,
@@ -142,6 +155,14 @@ func (p *Proxy) Decide(rules *policy.Policy, proto policy.Proto, dst netip.AddrP
 		v = policy.Verdict{Reason: "it is an address of this host, and no rule names that", Hint: to}
 	}
 	return v, name
+}
+
+// synthetic is the name that an address of dnsguard's stands for.
+func (p *Proxy) synthetic(a netip.Addr) (name policy.Name, ours bool) {
+	if p.Guard == nil || p.Guard.Synthetic == nil {
+		return "", false
+	}
+	return p.Guard.Synthetic.Name(a)
 }
 
 // decidePinned judges a flow by the policy alone.
@@ -169,6 +190,9 @@ func (p *Proxy) decidePinned(rules *policy.Policy, proto policy.Proto, dst netip
 
 // decideShown judges a flow by a name that it shows, after Decide allowed it.
 func (p *Proxy) decideShown(rules *policy.Policy, proto policy.Proto, dst netip.AddrPort, shown policy.Name) policy.Verdict {
+	if name, _ := p.synthetic(dst.Addr()); name != "" {
+		return rules.Decide(policy.Flow{Proto: proto, Port: dst.Port(), Name: shown, Pinned: shown == name})
+	}
 	pin, pinned := p.Pins.Find(dst.Addr(), shown, p.Now())
 	return rules.Decide(policy.Flow{
 		Proto: proto, Addr: dst.Addr(), Port: dst.Port(),

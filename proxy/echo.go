@@ -20,7 +20,11 @@ const (
 // echo decides on an echo request and passes it on: by a socket of the host's
 // that can send nothing else (ping sockets, icmp(7)).
 func (in *intake) echo(p netns.Packet) {
-	v, name := in.Decide(in.Policy(), policy.ICMP, p.Dst)
+	d := in.decide(policy.ICMP, p.Dst)
+	v, name := d.verdict, d.name
+	if chained, _ := in.synthetic(p.Dst.Addr()); v.Allow && (v.Via != policy.Direct || chained != "") {
+		v = policy.Verdict{Reason: "upstreams carry no ICMP"}
+	}
 	if !v.Allow {
 		in.refuse(p, v)
 		return

@@ -24,13 +24,16 @@ import (
 	"appfw/policy"
 )
 
-// Config is what a Proxy is made of. Only Log may be nil.
+// Config is what a Proxy is made of. Only Log and Chain may be nil.
 type Config struct {
 	Policy func() *policy.Policy
 	Pins   *dnsguard.Pins
 	Guard  *dnsguard.Guard
 	Log    func(Event)
 	Now    func() time.Time
+	// Chain is the chain of proxies with a name that verdicts have (Via). Nil
+	// if there is none.
+	Chain func(name string) *Chain
 }
 
 // Proxy relays the flows of one app. Make it with New.
@@ -158,6 +161,9 @@ func (in *intake) refuseQUIC(p netns.Packet, v policy.Verdict) bool {
 
 // nameOf is the name the address was last given out for, for people to read.
 func (in *intake) nameOf(a netip.Addr) string {
+	if name, _ := in.synthetic(a); name != "" {
+		return string(name)
+	}
 	if pinned := in.Pins.Of(a, in.Now()); len(pinned) > 0 {
 		return string(pinned[0].Name)
 	}

@@ -16,7 +16,8 @@ import (
 
 // relay connects the app's connection with the destination's.
 type relay struct {
-	app, out *net.TCPConn
+	app *net.TCPConn
+	out stream
 	decision
 
 	// judge decides on a name that the connection shows, garbled is told when
@@ -266,7 +267,7 @@ func (r *relay) unfollow() {
 
 // forward passes on what src sends until it ends, and then ends dst. Talk is
 // copied; once a buffer was full, the rest of that bulk is spliced.
-func forward(dst, src *net.TCPConn, count *atomic.Int64) error {
+func forward(dst, src stream, count *atomic.Int64) error {
 	for {
 		b, err := readReady(src, smallBuffer)
 		eof := err == io.EOF
@@ -290,7 +291,7 @@ func forward(dst, src *net.TCPConn, count *atomic.Int64) error {
 }
 
 // endOf says to dst that no more will come.
-func endOf(dst *net.TCPConn) error {
+func endOf(dst stream) error {
 	if err := dst.CloseWrite(); err != nil && !errors.Is(err, unix.ENOTCONN) {
 		return err
 	}

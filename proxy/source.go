@@ -8,12 +8,13 @@ import (
 
 // source is what the app sends, held until it was judged.
 type source struct {
-	app, out *net.TCPConn
-	buf      []byte // read and not taken yet
-	passed   int    // of buf: it has been passed on already
-	eof      bool   // no more will come
-	err      error  // of a connection
-	count    *atomic.Int64
+	app    *net.TCPConn
+	out    stream
+	buf    []byte // read and not taken yet
+	passed int    // of buf: it has been passed on already
+	eof    bool   // no more will come
+	err    error  // of a connection
+	count  *atomic.Int64
 }
 
 // len is how much there is.

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"errors"
-	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -81,7 +80,7 @@ const idlePipe = 200 * time.Millisecond
 
 // splice moves at most limit bytes from src to dst, until src is idle, or ends;
 // eof tells that it ended. Without a free pipe it does nothing.
-func splice(dst, src *net.TCPConn, count *atomic.Int64, limit int64) (moved int64, eof bool, err error) {
+func splice(dst, src stream, count *atomic.Int64, limit int64) (moved int64, eof bool, err error) {
 	p := bulkPipes.get()
 	if p == nil {
 		return 0, false, nil

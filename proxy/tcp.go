@@ -31,9 +31,9 @@ const (
 //	       reset    refused   expired
 type pendingTCP struct {
 	decision
-	out    *net.TCPConn // to the destination; nil while dialling and for the resolver
-	letIn  time.Time    // zero before
-	expiry *time.Timer  // nil while dialling
+	out    stream      // to the destination; nil while dialling and for the resolver
+	letIn  time.Time   // zero before
+	expiry *time.Timer // nil while dialling
 
 	ctx    context.Context // of dialling
 	cancel context.CancelFunc
@@ -78,11 +78,9 @@ func (in *intake) hold(k flowKey, c *pendingTCP) {
 // dial dials the destination of a held SYN and passes on how it went.
 func (in *intake) dial(p netns.Packet, k flowKey, c *pendingTCP) {
 	defer c.cancel()
-	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive, Count: 4}}
-	d.SetMultipathTCP(false) // the destination is reached as by any program
-	conn, err := d.DialContext(c.ctx, "tcp", p.Dst.String())
+	conn, err := in.Proxy.dial(c.ctx, &c.decision)
 	if err == nil {
-		c.out = conn.(*net.TCPConn)
+		c.out = conn
 		in.letIn(p, k, c)
 		return
 	}
@@ -98,6 +96,9 @@ func (in *intake) dial(p netns.Packet, k flowKey, c *pendingTCP) {
 	case shortage(err):
 		in.refuse(p, errShort)
 		return
+	}
+	if failed := failure(err); failed != nil {
+		in.deny(&c.decision, policy.Verdict{Reason: "the upstream failed: " + failed.Error()})
 	}
 	switch why, ok := unreachable(err); {
 	case !ok:
@@ -210,7 +211,9 @@ func addrPort(a net.Addr) netip.AddrPort {
 }
 
 // reset closes a connection by a reset instead of a FIN.
-func reset(c *net.TCPConn) {
-	_ = c.SetLinger(0)
+func reset(c net.Conn) {
+	if tcp, ok := c.(interface{ SetLinger(int) error }); ok {
+		_ = tcp.SetLinger(0)
+	}
 	c.Close()
 }

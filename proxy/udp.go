@@ -33,6 +33,7 @@ type udpFlow struct {
 	first netns.Packet // header and some data, to quote in ICMP errors
 	app   *net.UDPConn // in the gateway: from the destination's address to the app
 	out   *net.UDPConn
+	by    *association // by which out leads to the destination; nil: directly
 	decision
 	hellos quicHellos // that the app sent
 	held   [][]byte   // datagrams that wait for the rest of a ClientHello
@@ -112,10 +113,16 @@ func (in *intake) open(k flowKey, f *udpFlow) {
 	}
 	if err != nil {
 		why, _ := unreachable(err)
+		if failed := failure(err); failed != nil {
+			in.deny(&f.decision, policy.Verdict{Reason: "the upstream failed: " + failed.Error()})
+		}
 		for _, p := range waiting {
-			if shortage(err) {
+			switch {
+			case shortage(err):
 				in.refuse(p, errShort)
-			} else {
+			case errors.Is(err, errNoUDP):
+				in.refuse(p, policy.Verdict{Reason: errNoUDP.Error()})
+			default:
 				_ = in.gate.Reject(p, why)
 			}
 		}
@@ -129,19 +136,27 @@ func (in *intake) open(k flowKey, f *udpFlow) {
 	in.relayUDP(k, f, f.app, f.out, &f.received)
 }
 
-func (f *udpFlow) open(in *intake, k flowKey) error {
+func (f *udpFlow) open(in *intake, k flowKey) (err error) {
 	f.used.Store(in.Now().UnixNano())
-	out, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(k.dst))
-	if err != nil {
+	if f.out, f.by, err = in.dialUDP(in.ctx, &f.decision); err != nil {
 		return err
 	}
-	app, err := in.gate.DialUDP(k.src, k.dst)
-	if err != nil {
-		out.Close()
-		return err
+	if f.app, err = in.gate.DialUDP(k.src, k.dst); err != nil {
+		f.out.Close()
+		if f.by != nil {
+			f.by.close()
+		}
 	}
-	f.out, f.app = out, app
-	return nil
+	return err
+}
+
+// send sends a datagram of the app's on.
+func (f *udpFlow) send(data []byte) error {
+	if f.by != nil {
+		data = append(slices.Clip(f.by.header), data...)
+	}
+	_, err := f.out.Write(data)
+	return err
 }
 
 // evict closes the flow that has been idle for longest if there are too many.
@@ -162,6 +177,9 @@ func (in *intake) evict() {
 func (f *udpFlow) close() {
 	f.app.Close()
 	f.out.Close()
+	if f.by != nil {
+		f.by.close()
+	}
 }
 
 // relayUDP relays one direction until the flow ends: idle, closed, or unreachable.
@@ -198,8 +216,18 @@ func (in *intake) relayUDP(k flowKey, f *udpFlow, dst, src *net.UDPConn, count *
 		}
 		if err == nil {
 			f.used.Store(in.Now().UnixNano())
-			_, err = dst.Write(b.data)
-			n := int64(len(b.data))
+			data, ok := b.data, true
+			if src == f.out && f.by != nil {
+				data, ok = payload(data)
+			}
+			n := int64(len(data))
+			switch {
+			case !ok:
+			case dst == f.out:
+				err = f.send(data)
+			default:
+				_, err = dst.Write(data)
+			}
 			b.release()
 			if err == nil {
 				count.Add(n)
@@ -245,7 +273,7 @@ func (in *intake) look(f *udpFlow, datagram []byte) (pass, denied bool) {
 		return false, false
 	}
 	for _, d := range f.held {
-		if _, err := f.out.Write(d); err == nil {
+		if err := f.send(d); err == nil {
 			f.sent.Add(int64(len(d)))
 		} // else lost, as datagrams may be
 	}

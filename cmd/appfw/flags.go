@@ -12,13 +12,14 @@ type policyFlags struct{ lines []policy.Line }
 
 func (p *policyFlags) register(c *cobra.Command) {
 	for _, f := range []struct{ word, arg, usage string }{
-		{"allow", "DEST", "allow a destination: HOST[:PORTS][/PROTO], or @FILE, a list of them"},
+		{"allow", "DEST", "allow a destination: HOST[:PORTS][/PROTO], or @FILE, a list of them; and then via=UPSTREAM"},
 		{"allow-suffix", "DEST", "allow that lets a wildcard be over a public suffix: *.com, *.github.io"},
 		{"deny", "DEST", "deny a destination; an allow that is narrower than a deny overrides it"},
 		{"default", "allow|deny", "what no rule matches (without it: denied, if anything is allowed)"},
 		{"policy", "FILE", "read rules from FILE: these flags, one a line, without the dashes"},
 		{"hosts", "FILE", "answer the names in FILE (hosts(5)) by the addresses there, before asking anybody"},
 		{"dns", "RESOLVER", "ask RESOLVER, not the host's: [ZONE=] and ADDR[:PORT], tls://HOST[:PORT][#NAME] or https://HOST/PATH"},
+		{"upstream", "UPSTREAM", "go out through it: socks5h://HOST:PORT, http://…, https://… or tor; several make a chain; NAME= before it is for via=NAME"},
 		{"dns-budget", "N", "how many new names an hour may be asked for below a domain by wildcard rules (1000; 0: any number)"},
 		{"allow-unix", "PATH", "let the app see a socket that is hidden from it otherwise"},
 	} {

@@ -18,6 +18,7 @@ import (
 
 	"appfw/dnsguard"
 	"appfw/policy"
+	"appfw/proxy"
 )
 
 // loaded is a policy with all that its lines name.
@@ -25,6 +26,7 @@ type loaded struct {
 	rules     *policy.Policy
 	hosts     map[policy.Name][]netip.Addr
 	resolvers *dnsguard.Resolvers
+	chains    map[string]*proxy.Chain
 	files     []string // that were read
 	stamps    string   // of them, as of before
 }
@@ -48,6 +50,16 @@ func (p *policyFlags) load(host hostConfig) (*loaded, error) {
 			return nil, &policy.SyntaxError{Pos: line.Pos, Msg: err.Error()}
 		}
 		l.resolvers.Servers = append(l.resolvers.Servers, server)
+	}
+	l.chains = make(map[string]*proxy.Chain)
+	for name, lines := range l.rules.Upstreams {
+		chain := proxy.NewChain()
+		for _, line := range lines {
+			if err := chain.Append(line.Arg); err != nil {
+				return nil, &policy.SyntaxError{Pos: line.Pos, Msg: err.Error()}
+			}
+		}
+		l.chains[name] = chain
 	}
 	l.hosts = make(map[policy.Name][]netip.Addr)
 	for name, addrs := range host.hosts {
@@ -91,6 +103,8 @@ type live struct {
 func (l *live) policy() *policy.Policy              { return l.current.Load().rules }
 func (l *live) hosts() map[policy.Name][]netip.Addr { return l.current.Load().hosts }
 func (l *live) zone(n policy.Name) bool             { return l.current.Load().resolvers.Zone(n) }
+
+func (l *live) chain(name string) *proxy.Chain { return l.current.Load().chains[name] }
 
 // Exchange implements [dnsguard.Exchanger].
 func (l *live) Exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
@@ -159,8 +173,16 @@ func (l *live) reload() {
 		l.report.reloaded("the policy stays as it was: " + err.Error())
 		return
 	}
-	if slices.EqualFunc(next.rules.DNS, old.rules.DNS, func(a, b policy.Line) bool { return a.Arg == b.Arg }) {
+	same := func(a, b []policy.Line) bool {
+		return slices.EqualFunc(a, b, func(a, b policy.Line) bool { return a.Arg == b.Arg })
+	}
+	if same(next.rules.DNS, old.rules.DNS) {
 		next.resolvers = old.resolvers // with their connections
+	}
+	for name, chain := range old.chains {
+		if same(next.rules.Upstreams[name], old.rules.Upstreams[name]) {
+			next.chains[name] = chain // with its credentials
+		}
 	}
 	l.current.Store(next)
 	l.changed()

@@ -45,8 +45,9 @@ func (w *world) sshd() (h *internet.Host, ssh string) {
 	// password is not locked.
 	shadow := w.write("shadow", "root:*:20000:0:99999:7:::\nsshd:!:20000::::::\n")
 	w.Server("unshare", "--mount", "sh", "-ec", `mount --bind "$1" /etc/shadow
+		[ -z "$2" ] || mount --bind "$2" /etc/resolv.conf
 		mount -t tmpfs tmpfs /run; mkdir /run/sshd
-		exec /usr/sbin/sshd -D -e -f "$0"`, conf, shadow)
+		exec /usr/sbin/sshd -D -e -f "$0"`, conf, shadow, w.resolv)
 	w.AwaitTCP(22)
 	return h, fmt.Sprintf("ssh -l root -i %s -o IdentitiesOnly=yes -o BatchMode=yes -o StrictHostKeyChecking=yes -o UserKnownHostsFile=%s", key, known)
 }

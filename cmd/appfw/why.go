@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/miekg/dns"
@@ -63,7 +64,11 @@ func explain(c *cobra.Command, flags policyFlags, dest string) error {
 	}
 	current := func() *policy.Policy { return rules }
 	pins := new(dnsguard.Pins)
-	p := proxy.New(proxy.Config{Policy: current, Pins: pins, Now: time.Now})
+	guard := dnsguard.New(dnsguard.Config{
+		Policy: current, Upstream: policies.resolvers, Pins: pins, Now: time.Now, Zone: policies.resolvers.Zone,
+		Hosts: func() map[policy.Name][]netip.Addr { return policies.hosts }, Synthetic: new(dnsguard.Synthetic),
+	})
+	p := proxy.New(proxy.Config{Policy: current, Pins: pins, Guard: guard, Now: time.Now})
 
 	addrs := []netip.Addr{target.Addr}
 	if target.Name != "" {
@@ -72,23 +77,27 @@ func explain(c *cobra.Command, flags policyFlags, dest string) error {
 			v.Hint = policy.Destination(policy.Flow{Proto: target.Proto, Name: target.Name, Port: target.Port})
 			return verdict(c, "dns "+string(target.Name), v)
 		}
-		guard := dnsguard.New(dnsguard.Config{
-			Policy: current, Upstream: policies.resolvers, Pins: pins, Now: time.Now, Zone: policies.resolvers.Zone,
-			Hosts: func() map[policy.Name][]netip.Addr { return policies.hosts },
-		})
 		if addrs, err = lookUp(c.Context(), guard, target.Name); err != nil {
 			fmt.Fprintf(c.OutOrStdout(), "%s: %s (%s)\n", target.Name, err, v.Reason)
 			return &exitError{code: exitDenied}
 		}
 	}
 	var denied error
+	var said []string
 	for _, a := range addrs {
 		to := netip.AddrPortFrom(a, target.Port)
 		v, name := p.Decide(rules, target.Proto, to)
 		what := target.Proto.String() + " " + destination(string(name), to)
-		if name != "" {
+		if _, synthetic := guard.Synthetic.Name(a); name != "" && !synthetic {
 			what += " (" + a.String() + ")"
 		}
+		if v.Allow && v.Via != policy.Direct {
+			v.Reason += ", by " + policies.chains[v.Via].String()
+		}
+		if name != "" && slices.Contains(said, what) { // of both addresses that stand for it
+			continue
+		}
+		said = append(said, what)
 		if err := verdict(c, what, v); err != nil {
 			denied = err
 		}

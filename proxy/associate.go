@@ -1,0 +1,170 @@
+package proxy
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"net/url"
+	"time"
+)
+
+// Of SOCKS5 (RFC 1928).
+const (
+	socksVersion   = 5
+	methodNone     = 0
+	methodPassword = 2
+	commandUDP     = 3
+	addressIPv4    = 1
+	addressName    = 3
+	addressIPv6    = 4
+	noMethod       = 0xff
+)
+
+// association carries the datagrams of one UDP flow by a SOCKS5 proxy (RFC 1928,
+// 7). It ends with the connection that it was asked for on.
+type association struct {
+	control net.Conn
+	udp     *net.UDPConn // to the proxy
+	header  []byte       // before each datagram that is sent
+}
+
+var errNoUDP = errors.New("the upstream carries no UDP")
+
+// Associate makes the way for datagrams to host:port. Only a chain of one SOCKS
+// proxy can have one; others, and proxies that carry TCP alone, are errNoUDP.
+func (c *Chain) Associate(ctx context.Context, host string, port uint16) (*association, error) {
+	if len(c.hops) != 1 || !c.hops[0].socks {
+		return nil, errNoUDP
+	}
+	ctx, cancel := context.WithTimeout(ctx, chainTime)
+	defer cancel()
+	h := &c.hops[0]
+	control, err := h.reach(ctx)
+	if err != nil {
+		return nil, upstreamFailed(ctx, h.text, err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = control.SetDeadline(time.Unix(1, 0)) })
+	relay, err := associate(control, c.credentials(h, host))
+	if err == nil && !stop() {
+		err = ctx.Err()
+	}
+	var udp *net.UDPConn
+	if err == nil {
+		udp, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(relay))
+	}
+	if err != nil {
+		control.Close()
+		if errors.Is(err, errNoUDP) {
+			return nil, err
+		}
+		return nil, upstreamFailed(ctx, h.text, err)
+	}
+	a := &association{control, udp, appendAddress([]byte{0, 0, 0}, host, port)}
+	go a.watch()
+	return a, nil
+}
+
+// watch ends the association when the proxy does, or when it is closed.
+func (a *association) watch() {
+	_, _ = io.Copy(io.Discard, a.control)
+	a.close()
+}
+
+// associate asks for an association, and returns where datagrams are sent to.
+func associate(conn net.Conn, user *url.Userinfo) (netip.AddrPort, error) {
+	none := netip.AddrPort{}
+	hello := []byte{socksVersion, 1, methodNone}
+	if user != nil {
+		hello = []byte{socksVersion, 2, methodNone, methodPassword}
+	}
+	answer := make([]byte, 4)
+	if err := ask(conn, hello, answer[:2]); err != nil {
+		return none, err
+	}
+	switch {
+	case answer[0] != socksVersion:
+		return none, errors.New("it is no SOCKS5 proxy")
+	case answer[1] == methodPassword && user != nil:
+		password, _ := user.Password()
+		name := user.Username()
+		if len(name) > 255 || len(password) > 255 {
+			return none, errors.New("the user or the password is longer than 255 bytes")
+		}
+		auth := append([]byte{1, byte(len(name))}, name...)
+		auth = append(append(auth, byte(len(password))), password...)
+		if err := ask(conn, auth, answer[:2]); err != nil {
+			return none, err
+		}
+		if answer[1] != 0 {
+			return none, errCredentials
+		}
+	case answer[1] != methodNone:
+		return none, errors.New("it wants a user and a password, or another proof")
+	}
+	request := appendAddress([]byte{socksVersion, commandUDP, 0}, "0.0.0.0", 0)
+	switch err := ask(conn, request, answer); {
+	case err == io.EOF: // as sshd does
+		return none, errNoUDP
+	case err != nil:
+		return none, err
+	case answer[0] != socksVersion:
+		return none, errors.New("it is no SOCKS5 proxy")
+	case answer[1] != 0:
+		return none, errNoUDP
+	}
+	size := map[byte]int{addressIPv4: 4, addressIPv6: 16}[answer[3]]
+	if size == 0 {
+		return none, fmt.Errorf("it relays at an address of type %d", answer[3])
+	}
+	where := make([]byte, size+2)
+	if _, err := io.ReadFull(conn, where); err != nil {
+		return none, err
+	}
+	addr, _ := netip.AddrFromSlice(where[:size])
+	if tcp, ok := conn.RemoteAddr().(*net.TCPAddr); ok && addr.IsUnspecified() {
+		addr = tcp.AddrPort().Addr()
+	}
+	return netip.AddrPortFrom(addr.Unmap(), binary.BigEndian.Uint16(where[size:])), nil
+}
+
+// ask writes and then reads what fills answer.
+func ask(conn net.Conn, request, answer []byte) error {
+	if _, err := conn.Write(request); err != nil {
+		return err
+	}
+	_, err := io.ReadFull(conn, answer)
+	return err
+}
+
+// appendAddress appends an address type, the address and the port.
+func appendAddress(b []byte, host string, port uint16) []byte {
+	if a, err := netip.ParseAddr(host); err == nil {
+		b = append(b, map[bool]byte{true: addressIPv4, false: addressIPv6}[a.Is4()])
+		b = append(b, a.AsSlice()...)
+	} else {
+		b = append(append(b, addressName, byte(len(host))), host...)
+	}
+	return binary.BigEndian.AppendUint16(b, port)
+}
+
+// payload is what a datagram of the proxy's carries; false if nothing. Fragments
+// (RFC 1928, 7) are not put together: no proxy makes them.
+func payload(datagram []byte) ([]byte, bool) {
+	if len(datagram) < 5 || datagram[2] != 0 {
+		return nil, false
+	}
+	size := map[byte]int{addressIPv4: 4 + 4 + 2, addressIPv6: 4 + 16 + 2, addressName: 4 + 1 + int(datagram[4]) + 2}[datagram[3]]
+	if size == 0 || len(datagram) < size {
+		return nil, false
+	}
+	return datagram[size:], true
+}
+
+func (a *association) close() {
+	a.control.Close()
+	a.udp.Close()
+}

@@ -1,0 +1,181 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// What a SOCKS server answers to a request for an association.
+func TestAssociateAnswers(t *testing.T) {
+	noLeak(t)
+	const down = true
+	for _, tt := range []struct {
+		about   string
+		answers []string
+		noUDP   bool // it carries none
+		down    bool
+		text    string
+	}{
+		{"success", []string{"\x05\x00", reply(0)}, false, false, ""},
+		{"with a password", []string{"\x05\x02", "\x01\x00", reply(0)}, false, false, ""},
+		{"at IPv6", []string{"\x05\x00", "\x05\x00\x00\x04" + strings.Repeat("\x00", 15) + "\x01\x00\x50"}, false, false, ""},
+		{"unknown command", []string{"\x05\x00", reply(7)}, true, false, ""},
+		{"not allowed", []string{"\x05\x00", reply(2)}, true, false, ""},
+		{"closed, as by sshd", []string{"\x05\x00", ""}, true, false, ""},
+		{"wrong password", []string{"\x05\x02", "\x01\x01"}, false, down, "does not take the user and password"},
+		{"no method", []string{"\x05\xff"}, false, down, "another proof"},
+		{"SOCKS4", []string{"\x04\x5a"}, false, down, "no SOCKS5"},
+		{"SOCKS4 later", []string{"\x05\x00", "\x04\x00\x00\x01\x01\x02\x03\x04\x00\x50"}, false, down, "no SOCKS5"},
+		{"at a name", []string{"\x05\x00", "\x05\x00\x00\x03\x01a\x00\x50"}, false, down, "address of type 3"},
+		{"short address", []string{"\x05\x00", "\x05\x00\x00\x01\x01\x02"}, false, down, "EOF"},
+		{"short method", []string{"\x05"}, false, down, "EOF"},
+		{"nothing", nil, false, down, ""},
+	} {
+		t.Run(tt.about, func(t *testing.T) {
+			c := chainOf(t, "socks5h://me:geheim@"+server(t, script(tt.answers...)))
+			a, err := c.Associate(t.Context(), "a.example", 53)
+			if err == nil {
+				a.close()
+			}
+			if (err == nil) == (tt.noUDP || tt.down) || errors.Is(err, errNoUDP) != tt.noUDP || (failure(err) != nil) != tt.down {
+				t.Fatal(err)
+			}
+			if err != nil && (!strings.Contains(err.Error(), tt.text) || strings.Contains(err.Error(), "geheim")) {
+				t.Error(err)
+			}
+		})
+	}
+	for _, chain := range []*Chain{chainOf(t, "http://127.0.0.1:1"), chainOf(t, "socks5h://127.0.0.1:1", "socks5h://127.0.0.1:1"), NewChain()} {
+		if _, err := chain.Associate(t.Context(), "a.example", 53); !errors.Is(err, errNoUDP) {
+			t.Errorf("%v: %v", chain, err)
+		}
+	}
+	if _, err := chainOf(t, "socks5h://"+closedPort(t)).Associate(t.Context(), "a.example", 53); !errors.Is(err, unix.ENETUNREACH) || failure(err) == nil {
+		t.Error(err)
+	}
+}
+
+// Datagrams go with a header, to where the proxy said, or to the proxy itself if it
+// said no address; and the association ends with its connection.
+func TestAssociation(t *testing.T) {
+	noLeak(t)
+	relay, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer relay.Close()
+	_ = relay.SetDeadline(time.Now().Add(10 * time.Second))
+	port := relay.LocalAddr().(*net.UDPAddr).Port
+	end := make(chan struct{})
+	c := chainOf(t, "socks5h://"+server(t, func(c net.Conn) {
+		script("\x05\x00", "\x05\x00\x00\x01\x00\x00\x00\x00"+string([]byte{byte(port >> 8), byte(port)}))(c)
+		<-end
+	}))
+	a, err := c.Associate(t.Context(), "a.example", 53)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &udpFlow{out: a.udp, by: a}
+	if err := f.send([]byte("ping")); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 100)
+	n, from, err := relay.ReadFrom(b)
+	if want := "\x00\x00\x00\x03\x09a.example\x00\x35ping"; err != nil || string(b[:n]) != want {
+		t.Errorf("%q, %v", b[:n], err)
+	}
+	if _, err := relay.WriteTo([]byte("\x00\x00\x00\x01\x01\x02\x03\x04\x00\x35pong"), from); err != nil {
+		t.Fatal(err)
+	}
+	n, err = a.udp.Read(b)
+	if data, ok := payload(b[:n]); err != nil || !ok || string(data) != "pong" {
+		t.Errorf("%q, %v", b[:n], err)
+	}
+	close(end)
+	_ = a.udp.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := a.udp.Read(b); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the association did not end: %v", err)
+	}
+}
+
+// FuzzPayload: what is sent is understood, and nothing else than a whole header is
+// taken off what comes.
+func FuzzPayload(f *testing.F) {
+	for _, s := range []string{
+		"\x00\x00\x00\x01\x01\x02\x03\x04\x00\x35pong", "\x00\x00\x00\x03\x09a.example\x00\x35", "\x00\x00\x00\x03\xffshort", "\x00\x00\x01\x01\x01\x02\x03\x04\x00\x35fragment", "\x00\x00\x00\x09", "",
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		data, ok := payload(b)
+		if ok && (!bytes.HasSuffix(b, data) || len(b)-len(data) < 4+1+2 || b[2] != 0) {
+			t.Fatalf("%q of %q", data, b)
+		}
+		for _, host := range []string{"a.example", "1.2.3.4", "2001:db8::1"} {
+			got, ok := payload(append(appendAddress([]byte{0, 0, 0}, host, 53), b...))
+			if !ok || !bytes.Equal(got, b) {
+				t.Fatalf("%s: %q, not %q", host, got, b)
+			}
+		}
+	})
+}
+
+// said is a connection to a server that has said all it will.
+type said struct {
+	net.Conn
+	io.Reader
+}
+
+func (s said) Read(b []byte) (int, error)       { return s.Reader.Read(b) }
+func (s said) Write(b []byte) (int, error)      { return len(b), nil }
+func (s said) SetDeadline(time.Time) error      { return nil }
+func (s said) SetWriteDeadline(time.Time) error { return nil }
+func (s said) RemoteAddr() net.Addr {
+	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:1080"))
+}
+
+// FuzzProxyAnswers: whatever a proxy says is understood or an error with an errno,
+// and what follows its answer is left.
+func FuzzProxyAnswers(f *testing.F) {
+	for _, s := range []string{
+		"\x05\x00" + reply(0) + "data", "\x05\x02\x01\x00" + reply(0), "\x05\x02\x01\x01", "\x05\xff", "\x05\x00" + reply(5), "\x05\x00\x05\x00\x00\x03\x03abc\x00\x50data",
+		"HTTP/1.1 200 OK\r\n\r\ndata", "HTTP/1.0 407 x\r\nX: y\r\n\r\n", "HTTP/1.1 2\r\n\r\n",
+	} {
+		f.Add([]byte(s))
+	}
+	user := chainOf(f, "socks5h://me:geheim@h:1").hops[0].user
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := bytes.NewReader(b)
+		conn := said{Reader: r}
+		err := connectSOCKS(context.Background(), conn, "a.example:80", user)
+		if err == nil {
+			used := b[:len(b)-r.Len()]
+			if len(used) < 2+4+1+2 || used[0] != socksVersion || !bytes.Contains(used[2:], []byte{socksVersion, 0, 0}) {
+				t.Fatalf("taken for an answer: %s", hex.EncodeToString(used))
+			}
+		} else if up, ok := errors.AsType[*errUpstream](err); ok && up.errno == 0 {
+			t.Fatal(err)
+		}
+		r.Reset(b)
+		if at, err := associate(conn, user); err == nil && !at.IsValid() {
+			t.Fatal(at)
+		}
+		r.Reset(b)
+		if err := connectHTTP(context.Background(), conn, "a.example:80", user); err == nil {
+			used := b[:len(b)-r.Len()]
+			if !bytes.HasSuffix(used, []byte("\r\n\r\n")) || bytes.Count(used, []byte("\r\n\r\n")) != 1 || !bytes.HasPrefix(used, []byte("HTTP/1.")) {
+				t.Fatalf("taken for an answer: %q", used)
+			}
+		}
+	})
+}
