@@ -3,6 +3,7 @@ package main
 import (
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 )
 
@@ -73,6 +74,9 @@ func TestRebinding(t *testing.T) {
 		r := w.run("--allow", "*.example", "--", "curl", "-sS", "http://rebind.example")
 		w.denied(r, "denied dns rebind.example: the name leads to a private address, which no rule allows (to allow: --allow 10.1.2.3)")
 		w.denied(w.run("--allow", "*.example", "--", "curl", "-sS", "http://rebind6.example"), "curl:")
+		if r := w.appfw("why", "--allow", "*.example", "rebind.example:80"); r.code != 1 || !strings.HasPrefix(r.stdout, "deny dns rebind.example: the name leads to a private address") {
+			t.Errorf("why: exit code %d, %s", r.code, r.stdout)
+		}
 		if n := w.Packets(netip.MustParseAddr("10.1.2.3")); n != 0 {
 			t.Errorf("%d packets to 10.1.2.3", n)
 		}

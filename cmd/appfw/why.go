@@ -64,9 +64,15 @@ func explain(c *cobra.Command, flags policyFlags, dest string) error {
 	}
 	current := func() *policy.Policy { return rules }
 	pins := new(dnsguard.Pins)
+	var unanswered *policy.Verdict // why the name has no address for the app
 	guard := dnsguard.New(dnsguard.Config{
 		Policy: current, Upstream: policies.resolvers, Pins: pins, Now: time.Now, Zone: policies.resolvers.Zone,
 		Hosts: func() map[policy.Name][]netip.Addr { return policies.hosts }, Synthetic: new(dnsguard.Synthetic),
+		Log: func(q dnsguard.Question) {
+			if !q.Verdict.Allow {
+				unanswered = &q.Verdict
+			}
+		},
 	})
 	p := proxy.New(proxy.Config{Policy: current, Pins: pins, Guard: guard, Now: time.Now})
 
@@ -77,7 +83,11 @@ func explain(c *cobra.Command, flags policyFlags, dest string) error {
 			v.Hint = policy.Destination(policy.Flow{Proto: target.Proto, Name: target.Name, Port: target.Port})
 			return verdict(c, "dns "+string(target.Name), v)
 		}
-		if addrs, err = lookUp(c.Context(), guard, target.Name); err != nil {
+		addrs, err = lookUp(c.Context(), guard, target.Name)
+		if err != nil && unanswered != nil {
+			return verdict(c, "dns "+string(target.Name), *unanswered)
+		}
+		if err != nil {
 			fmt.Fprintf(c.OutOrStdout(), "%s: %s (%s)\n", target.Name, err, v.Reason)
 			return &exitError{code: exitDenied}
 		}
