@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,7 +30,7 @@ type Config struct {
 }
 
 // words are the lines there are.
-var words = []string{"allow", "allow-suffix", "deny", "default", "policy", "hosts", "dns", "dns-budget", "upstream", "allow-unix"}
+var words = []string{"allow", "allow-suffix", "deny", "default", "policy", "hosts", "dns", "dns-budget", "upstream", "isolate", "synthetic", "allow-unix"}
 
 // Compile compiles a policy. Mistakes are a [*SyntaxError].
 func Compile(c Config) (*Policy, error) {
@@ -89,6 +90,18 @@ func (b *builder) line(l Line, depth int) error {
 		l.Arg = url
 		b.Upstreams[name] = append(b.Upstreams[name], l)
 		return nil
+	case "isolate":
+		kinds := []string{IsolateRun, IsolateDestination, IsolateProcess}
+		switch {
+		case !slices.Contains(kinds, l.Arg):
+			return &SyntaxError{Pos: l.Pos, Word: l.Arg, Msg: "connections are isolated by run, destination or process", Hint: Nearest(l.Arg, kinds)}
+		case b.Isolate != "" && b.Isolate != l.Arg:
+			return &SyntaxError{Pos: l.Pos, Word: l.Arg, Msg: fmt.Sprintf("isolate was set to %s before", b.Isolate)}
+		}
+		b.Isolate = l.Arg
+		return nil
+	case "synthetic":
+		return b.synthetic(l)
 	case "dns":
 		b.DNS = append(b.DNS, l)
 		return nil
@@ -111,6 +124,36 @@ func (b *builder) line(l Line, depth int) error {
 	pos := l.Pos
 	pos.Column = l.Start
 	return &SyntaxError{Pos: pos, Word: l.Word, Msg: "unknown word", Hint: Nearest(l.Word, words)}
+}
+
+// synthetic sets the prefix of one family. It has room for a few hundred names at
+// least, and is none in which addresses mean something on every host.
+func (b *builder) synthetic(l Line) error {
+	prefix, err := netip.ParsePrefix(l.Arg)
+	at := &b.SyntheticV4
+	if prefix.Addr().Is6() {
+		at = &b.SyntheticV6
+	}
+	msg := ""
+	switch {
+	case err != nil:
+		msg = "addresses that stand for names are given as a prefix, such as 198.18.0.0/15"
+	case prefix != prefix.Masked():
+		msg = fmt.Sprintf("there are bits beyond the prefix; %v is meant?", prefix.Masked())
+	case prefix.Addr().BitLen()-prefix.Bits() < 8:
+		msg = "the prefix has room for fewer than 256 addresses"
+	case slices.ContainsFunc([]string{"127.0.0.0/8", "::1/128", "224.0.0.0/3", "ff00::/8", "169.254.0.0/16", "fe80::/10", "0.0.0.0/8", "192.0.0.0/24", "::ffff:0:0/96"}, func(s string) bool {
+		return netip.MustParsePrefix(s).Overlaps(prefix)
+	}):
+		msg = "the prefix has addresses that mean something else on every host"
+	case at.IsValid() && *at != prefix:
+		msg = fmt.Sprintf("it was set to %v before", *at)
+	}
+	if msg != "" {
+		return &SyntaxError{Pos: l.Pos, Word: l.Arg, Msg: msg}
+	}
+	*at = prefix
+	return nil
 }
 
 func (b *builder) setDefault(l Line) error {

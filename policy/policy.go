@@ -49,7 +49,21 @@ type Policy struct {
 	// Upstreams are the chains of proxies that upstream lines make, by name, in
 	// the order of the lines. That of Default is where flows go without a via.
 	Upstreams map[string][]Line
+	// SyntheticV4 and SyntheticV6 are where addresses come from that stand for
+	// names beyond a chain. Invalid: not said.
+	SyntheticV4, SyntheticV6 netip.Prefix
+	// Isolate says what shares circuits of a Tor that it goes out by. Empty is
+	// IsolateRun.
+	Isolate string
 }
+
+// What shares circuits: all of a run, what goes to one host, what one process
+// sends.
+const (
+	IsolateRun         = "run"
+	IsolateDestination = "destination"
+	IsolateProcess     = "process"
+)
 
 // Names of ways out.
 const (

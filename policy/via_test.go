@@ -50,6 +50,32 @@ func TestViaErrors(t *testing.T) {
 	}
 }
 
+// Lines that say how, not what.
+func TestUpstreamOptions(t *testing.T) {
+	p := compile(t, "isolate process\nisolate process\nsynthetic 10.64.0.0/16\nsynthetic fd00:1::/64")
+	if p.Isolate != IsolateProcess || p.SyntheticV4.String() != "10.64.0.0/16" || p.SyntheticV6.String() != "fd00:1::/64" {
+		t.Error(p.Isolate, p.SyntheticV4, p.SyntheticV6)
+	}
+	for in, want := range map[string]string{
+		"isolate proces":                              `p:1:9: "proces": connections are isolated by run, destination or process (did you mean process?)`,
+		"isolate run\nisolate process":                `p:2:9: "process": isolate was set to run before`,
+		"synthetic 10.0.0.1":                          `p:1:11: "10.0.0.1": addresses that stand for names are given as a prefix, such as 198.18.0.0/15`,
+		"synthetic 10.0.0.1/8":                        `p:1:11: "10.0.0.1/8": there are bits beyond the prefix; 10.0.0.0/8 is meant?`,
+		"synthetic 10.0.0.0/25":                       `p:1:11: "10.0.0.0/25": the prefix has room for fewer than 256 addresses`,
+		"synthetic fe80::/64":                         `p:1:11: "fe80::/64": the prefix has addresses that mean something else on every host`,
+		"synthetic 0.0.0.0/0":                         `p:1:11: "0.0.0.0/0": the prefix has addresses that mean something else on every host`,
+		"synthetic 10.0.0.0/8\nsynthetic 10.0.0.0/16": `p:2:11: "10.0.0.0/16": it was set to 10.0.0.0/8 before`,
+	} {
+		lines, err := ReadLines("p", strings.NewReader(in))
+		if err == nil {
+			_, err = Compile(Config{Lines: lines})
+		}
+		if errText(err) != want {
+			t.Errorf("%q: %v\nwant %s", in, err, want)
+		}
+	}
+}
+
 func TestUpstreamLines(t *testing.T) {
 	p := compile(t, "upstream socks5h://a:1\nallow x.example via=tor\nupstream b=http://b:1\nupstream socks5h://u:p=w@c:1\nupstream b=https://d:1")
 	var got []string

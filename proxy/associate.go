@@ -36,11 +36,11 @@ var errNoUDP = errors.New("the upstream carries no UDP")
 
 // Associate makes the way for datagrams to host:port. Only a chain of one SOCKS
 // proxy can have one; others, and proxies that carry TCP alone, are errNoUDP.
-func (c *Chain) Associate(ctx context.Context, host string, port uint16) (*association, error) {
+func (c *Chain) Associate(ctx context.Context, isolation, host string, port uint16) (*association, error) {
 	if len(c.hops) != 1 || !c.hops[0].socks {
 		return nil, errNoUDP
 	}
-	ctx, cancel := context.WithTimeout(ctx, chainTime)
+	ctx, cancel := context.WithTimeout(ctx, greetTime)
 	defer cancel()
 	h := &c.hops[0]
 	control, err := h.reach(ctx)
@@ -48,7 +48,7 @@ func (c *Chain) Associate(ctx context.Context, host string, port uint16) (*assoc
 		return nil, upstreamFailed(ctx, h.text, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = control.SetDeadline(time.Unix(1, 0)) })
-	relay, err := associate(control, c.credentials(h, host))
+	relay, err := associate(control, c.credentials(h, isolation))
 	if err == nil && !stop() {
 		err = ctx.Err()
 	}

@@ -43,7 +43,7 @@ func TestAssociateAnswers(t *testing.T) {
 	} {
 		t.Run(tt.about, func(t *testing.T) {
 			c := chainOf(t, "socks5h://me:geheim@"+server(t, script(tt.answers...)))
-			a, err := c.Associate(t.Context(), "a.example", 53)
+			a, err := c.Associate(t.Context(), "", "a.example", 53)
 			if err == nil {
 				a.close()
 			}
@@ -56,11 +56,11 @@ func TestAssociateAnswers(t *testing.T) {
 		})
 	}
 	for _, chain := range []*Chain{chainOf(t, "http://127.0.0.1:1"), chainOf(t, "socks5h://127.0.0.1:1", "socks5h://127.0.0.1:1"), NewChain()} {
-		if _, err := chain.Associate(t.Context(), "a.example", 53); !errors.Is(err, errNoUDP) {
+		if _, err := chain.Associate(t.Context(), "", "a.example", 53); !errors.Is(err, errNoUDP) {
 			t.Errorf("%v: %v", chain, err)
 		}
 	}
-	if _, err := chainOf(t, "socks5h://"+closedPort(t)).Associate(t.Context(), "a.example", 53); !errors.Is(err, unix.ENETUNREACH) || failure(err) == nil {
+	if _, err := chainOf(t, "socks5h://"+closedPort(t)).Associate(t.Context(), "", "a.example", 53); !errors.Is(err, unix.ENETUNREACH) || failure(err) == nil {
 		t.Error(err)
 	}
 }
@@ -81,7 +81,7 @@ func TestAssociation(t *testing.T) {
 		script("\x05\x00", "\x05\x00\x00\x01\x00\x00\x00\x00"+string([]byte{byte(port >> 8), byte(port)}))(c)
 		<-end
 	}))
-	a, err := c.Associate(t.Context(), "a.example", 53)
+	a, err := c.Associate(t.Context(), "", "a.example", 53)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,8 +29,6 @@ import (
 type Chain struct {
 	hops   []hop
 	secret [16]byte // of which credentials are made
-	// PerDestination isolates by destination as well: no two share credentials.
-	PerDestination bool
 }
 
 // hop is one proxy.
@@ -54,9 +52,16 @@ type stream interface {
 // localTor is where Tor listens: the daemon, and the browser's.
 var localTor = []string{"127.0.0.1:9050", "127.0.0.1:9150"}
 
-// chainTime is how long a chain may take to connect. Tor builds circuits and
-// looks for onion services within less (SocksTimeout of tor(1)).
-const chainTime = 2 * time.Minute
+const (
+	// chainTime is how long a chain may take to connect. Tor builds circuits and
+	// looks for onion services within less (SocksTimeout of tor(1)).
+	chainTime = 2 * time.Minute
+	// greetTime is how long a proxy may take for what needs nobody else: to
+	// accept, to greet, for the handshake of TLS.
+	greetTime = 10 * time.Second
+)
+
+var errSilent = errors.New("it does not answer")
 
 // NewChain makes a chain without proxies, which connects to nothing.
 func NewChain() *Chain {
@@ -195,8 +200,9 @@ func plain(err error) error {
 }
 
 // Dial connects to host:port beyond the end of the chain; host is a name or an
-// address. Its errors wrap the errno that the app is to see.
-func (c *Chain) Dial(ctx context.Context, host string, port uint16) (stream, error) {
+// address. Connections that are to share no circuit of Tor's differ in isolation.
+// Errors wrap the errno that the app is to see.
+func (c *Chain) Dial(ctx context.Context, isolation, host string, port uint16) (stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, chainTime)
 	defer cancel()
 	target := net.JoinHostPort(host, strconv.Itoa(int(port)))
@@ -214,7 +220,7 @@ func (c *Chain) Dial(ctx context.Context, host string, port uint16) (stream, err
 				to = localTor[0]
 			}
 		}
-		next, err := h.connect(ctx, conn, to, c.credentials(&h, host))
+		next, err := h.connect(ctx, conn, to, c.credentials(&h, isolation))
 		if err != nil {
 			conn.Close()
 			var failed *errUpstream
@@ -239,7 +245,7 @@ func (c *Chain) Dial(ctx context.Context, host string, port uint16) (stream, err
 
 // reach connects to the first proxy of a chain.
 func (h *hop) reach(ctx context.Context) (net.Conn, error) {
-	var d net.Dialer
+	d := net.Dialer{Timeout: greetTime}
 	d.SetMultipathTCP(false)
 	switch {
 	case h.path != "":
@@ -259,17 +265,14 @@ func (h *hop) reach(ctx context.Context) (net.Conn, error) {
 }
 
 // credentials are those that the URL has. Without any, a SOCKS proxy gets some
-// made up for this run, or for the destination: Tor puts no two streams with
-// different ones on one circuit (IsolateSOCKSAuth of tor(1)); others take no
-// notice.
-func (c *Chain) credentials(h *hop, host string) *url.Userinfo {
+// made up for this run and the isolation: Tor puts no two streams with different
+// ones on one circuit (IsolateSOCKSAuth of tor(1)); others take no notice.
+func (c *Chain) credentials(h *hop, isolation string) *url.Userinfo {
 	if h.user != nil || !h.isolate {
 		return h.user
 	}
 	mac := hmac.New(sha256.New, c.secret[:])
-	if c.PerDestination {
-		_, _ = io.WriteString(mac, host)
-	}
+	_, _ = io.WriteString(mac, isolation)
 	sum := hex.EncodeToString(mac.Sum(nil))
 	return url.UserPassword("appfw-"+sum[:16], sum[16:48])
 }
@@ -281,7 +284,12 @@ func (h *hop) connect(ctx context.Context, conn net.Conn, target string, user *u
 	}
 	if h.tls != nil {
 		secure := tls.Client(conn, h.tls)
-		if err := secure.HandshakeContext(ctx); err != nil {
+		greeting, cancel := context.WithTimeout(ctx, greetTime)
+		defer cancel()
+		if err := secure.HandshakeContext(greeting); err != nil {
+			if ctx.Err() == nil && greeting.Err() != nil {
+				err = errSilent
+			}
 			return nil, err
 		}
 		conn = secure
@@ -306,7 +314,7 @@ func connectSOCKS(ctx context.Context, conn net.Conn, target string, user *url.U
 	if !ok {
 		return errors.New("golang.org/x/net/proxy cannot use a connection that is there")
 	}
-	heard := &recorder{Conn: conn}
+	heard := &recorder{Conn: conn, ctx: ctx}
 	if _, err = on.DialWithConn(ctx, heard, "tcp", target); err != nil {
 		if failed := heard.failure(); failed != nil {
 			return failed
@@ -319,11 +327,21 @@ func connectSOCKS(ctx context.Context, conn net.Conn, target string, user *url.U
 // nothing but text.
 type recorder struct {
 	net.Conn
+	ctx  context.Context
 	said []byte
 }
 
+// Read bounds the time for the first word; what follows may need the destination.
 func (r *recorder) Read(b []byte) (int, error) {
+	first := len(r.said) == 0
+	if first {
+		late := time.AfterFunc(greetTime, func() { _ = r.Conn.SetReadDeadline(time.Unix(1, 0)) })
+		defer late.Stop()
+	}
 	n, err := r.Conn.Read(b)
+	if first && errors.Is(err, os.ErrDeadlineExceeded) && r.ctx.Err() == nil {
+		err = errSilent
+	}
 	r.said = append(r.said, b[:min(n, max(0, 8-len(r.said)))]...)
 	return n, err
 }

@@ -22,6 +22,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -173,7 +174,7 @@ func TestChainAnswers(t *testing.T) {
 	} {
 		t.Run(tt.scheme+": "+tt.about, func(t *testing.T) {
 			c := chainOf(t, tt.scheme+"://user:geheim@"+server(t, script(tt.answers...)))
-			conn, err := c.Dial(t.Context(), "a.example", 80)
+			conn, err := c.Dial(t.Context(), "", "a.example", 80)
 			if err == nil {
 				conn.Close()
 			}
@@ -219,7 +220,7 @@ func TestChainKeepsWhatFollows(t *testing.T) {
 				}
 				_, _ = io.Copy(io.Discard, c)
 			})
-			conn, err := chainOf(t, scheme+"://"+addr).Dial(t.Context(), "a.example", 25)
+			conn, err := chainOf(t, scheme+"://"+addr).Dial(t.Context(), "", "a.example", 25)
 			if err != nil {
 				t.Fatal(scheme, err)
 			}
@@ -439,7 +440,7 @@ func TestChainOfThree(t *testing.T) {
 		r.mu.Lock()
 		r.asked = nil
 		r.mu.Unlock()
-		conn, err := c.Dial(t.Context(), "name.example", 443)
+		conn, err := c.Dial(t.Context(), "", "name.example", 443)
 		if err != nil {
 			t.Errorf("%v: %v", c, err)
 			continue
@@ -455,22 +456,22 @@ func TestChainOfThree(t *testing.T) {
 	}
 
 	// A certificate that nobody trusts.
-	_, err := chainOf(t, secure.URL).Dial(t.Context(), "name.example", 443)
+	_, err := chainOf(t, secure.URL).Dial(t.Context(), "", "name.example", 443)
 	if !errors.Is(err, unix.ENETUNREACH) || failure(err) == nil || !strings.Contains(err.Error(), "certificate") {
 		t.Error(err)
 	}
 	// A proxy in the middle that is not there is none of the destination's.
 	gone := closedPort(t)
-	_, err = chainOf(t, urls[0], "http://"+gone, urls[1]).Dial(t.Context(), "name.example", 443)
+	_, err = chainOf(t, urls[0], "http://"+gone, urls[1]).Dial(t.Context(), "", "name.example", 443)
 	if !errors.Is(err, unix.ENETUNREACH) || failure(err) == nil || !strings.Contains(err.Error(), "it cannot reach http://"+gone+": connection refused") {
 		t.Error(err)
 	}
-	_, err = chainOf(t, "http://"+gone).Dial(t.Context(), "name.example", 443)
+	_, err = chainOf(t, "http://"+gone).Dial(t.Context(), "", "name.example", 443)
 	if !errors.Is(err, unix.ENETUNREACH) || failure(err) == nil || !strings.Contains(err.Error(), "http://"+gone+": connect: connection refused") {
 		t.Error(err)
 	}
 	// A chain of no proxies connects to nothing.
-	if _, err = NewChain().Dial(t.Context(), "127.0.0.1", 80); !errors.Is(err, unix.ENETUNREACH) {
+	if _, err = NewChain().Dial(t.Context(), "", "127.0.0.1", 80); !errors.Is(err, unix.ENETUNREACH) {
 		t.Error(err)
 	}
 }
@@ -495,7 +496,7 @@ func TestChainUnixSocket(t *testing.T) {
 	}
 	serve(t, l, socksServer(r.dial))
 	c := chainOf(t, "socks5h://unix:"+path)
-	conn, err := c.Dial(t.Context(), "2001:db8::1", 443)
+	conn, err := c.Dial(t.Context(), "", "2001:db8::1", 443)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -505,29 +506,53 @@ func TestChainUnixSocket(t *testing.T) {
 	if fmt.Sprint(r.asked) != "[[2001:db8::1]:443]" {
 		t.Error(r.asked)
 	}
-	_, err = chainOf(t, "http://unix:"+path+"x").Dial(t.Context(), "a.example", 80)
+	_, err = chainOf(t, "http://unix:"+path+"x").Dial(t.Context(), "", "a.example", 80)
 	if !errors.Is(err, unix.ENETUNREACH) || failure(err) == nil {
 		t.Error(err)
 	}
 }
 
-// Credentials are those of the URL, or made up: one pair a run, or a destination.
+// Credentials are those of the URL, or made up: one pair a run and isolation.
 func TestChainCredentials(t *testing.T) {
 	c, other := chainOf(t, "tor", "http://h:1", "socks5h://me:geheim@h:2"), chainOf(t, "tor")
-	of := func(c *Chain, hop int, host string) string { return fmt.Sprint(c.credentials(&c.hops[hop], host)) }
-	first := of(c, 0, "a.example")
-	if first != of(c, 0, "b.example") || first == of(other, 0, "a.example") || len(first) < 40 {
-		t.Error(first, of(c, 0, "b.example"), of(other, 0, "a.example"))
+	of := func(c *Chain, hop int, isolation string) string {
+		return fmt.Sprint(c.credentials(&c.hops[hop], isolation))
 	}
-	c.PerDestination = true
-	if a := of(c, 0, "a.example"); a != of(c, 0, "a.example") || a == of(c, 0, "b.example") || a == first {
-		t.Error(a, of(c, 0, "b.example"))
+	a, b := of(c, 0, "a"), of(c, 0, "b")
+	if a != of(c, 0, "a") || a == b || a == of(other, 0, "a") || len(a) < 40 {
+		t.Error(a, b, of(other, 0, "a"))
 	}
-	if got := of(c, 1, "a.example"); got != of(c, 1, "b.example") || strings.Contains(got, "appfw") {
+	if got := of(c, 1, "a"); got != of(c, 1, "b") || strings.Contains(got, "appfw") {
 		t.Errorf("credentials for an HTTP proxy: %s", got)
 	}
-	if of(c, 2, "a.example") != "me:geheim" {
-		t.Error(of(c, 2, "a.example"))
+	if of(c, 2, "a") != "me:geheim" {
+		t.Error(of(c, 2, "a"))
+	}
+}
+
+// Nothing but the destination is waited for: a proxy that does not greet fails soon.
+func TestChainSilent(t *testing.T) {
+	noLeak(t)
+	for _, scheme := range []string{"socks5h", "https"} {
+		t.Run(scheme, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h, err := parseHop(scheme + "://h:1")
+				if err != nil {
+					t.Fatal(err)
+				}
+				here, there := net.Pipe()
+				defer there.Close()
+				defer here.Close()
+				go func() { _, _ = io.Copy(io.Discard, there) }()
+				started := time.Now()
+				ctx, cancel := context.WithTimeout(t.Context(), chainTime)
+				defer cancel()
+				_, err = h.connect(ctx, here, "a.example:80", nil)
+				if took := time.Since(started); !errors.Is(err, errSilent) && !strings.Contains(fmt.Sprint(err), errSilent.Error()) || took != greetTime {
+					t.Errorf("after %v: %v", took, err)
+				}
+			})
+		})
 	}
 }
 
@@ -549,11 +574,11 @@ func TestChainCancelled(t *testing.T) {
 			<-heard
 			cancel()
 		}()
-		if _, err := c.Dial(ctx, "a.example", 80); !errors.Is(err, context.Canceled) || failure(err) != nil {
+		if _, err := c.Dial(ctx, "", "a.example", 80); !errors.Is(err, context.Canceled) || failure(err) != nil {
 			t.Errorf("%s: %v", scheme, err)
 		}
 		ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
-		if _, err := c.Dial(ctx, "a.example", 80); !errors.Is(err, unix.ENETUNREACH) || failure(err) == nil {
+		if _, err := c.Dial(ctx, "", "a.example", 80); !errors.Is(err, unix.ENETUNREACH) || failure(err) == nil {
 			t.Errorf("%s: %v", scheme, err)
 		}
 		cancel()
@@ -565,7 +590,7 @@ func TestChainCancelled(t *testing.T) {
 		<-heard
 		cancel()
 	}()
-	if _, err := c.Associate(ctx, "a.example", 53); !errors.Is(err, context.Canceled) {
+	if _, err := c.Associate(ctx, "", "a.example", 53); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	cancel()
@@ -579,7 +604,7 @@ func secured(t *testing.T, handler func(net.Conn)) stream {
 	t.Cleanup(s.Close)
 	c := chainOf(t, s.URL)
 	trust(c, s)
-	conn, err := c.Dial(t.Context(), "a.example", 80)
+	conn, err := c.Dial(t.Context(), "", "a.example", 80)
 	if err != nil {
 		t.Fatal(err)
 	}

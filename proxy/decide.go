@@ -18,9 +18,10 @@ type decision struct {
 	dst     netip.AddrPort
 	rules   *policy.Policy
 	verdict policy.Verdict
-	chain   *Chain      // by which an allowed flow goes out; nil: directly
-	name    policy.Name // that it was allowed for, or is best known by
-	looked  bool        // the names that it shows matter, and are looked at
+	chain   *Chain        // by which an allowed flow goes out; nil: directly
+	owner   func() string // names its process; may be nil
+	name    policy.Name   // that it was allowed for, or is best known by
+	looked  bool          // the names that it shows matter, and are looked at
 	started time.Time
 
 	shown *shownNames

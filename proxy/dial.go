@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"net"
 	"net/netip"
@@ -23,7 +24,7 @@ func dialer() *net.Dialer {
 func (p *Proxy) dial(ctx context.Context, d *decision) (stream, error) {
 	name, _ := p.synthetic(d.dst.Addr())
 	if d.verdict.Via != policy.Direct {
-		return d.chain.Dial(ctx, host(name, d.dst), d.dst.Port())
+		return d.chain.Dial(ctx, isolation(d, name), host(name, d.dst), d.dst.Port())
 	}
 	if name == "" {
 		conn, err := dialer().DialContext(ctx, "tcp", d.dst.String())
@@ -63,7 +64,7 @@ func (p *Proxy) dialUDP(ctx context.Context, d *decision) (conn *net.UDPConn, by
 	dst := d.dst
 	switch {
 	case d.verdict.Via != policy.Direct:
-		if by, err = d.chain.Associate(ctx, host(name, dst), dst.Port()); err != nil {
+		if by, err = d.chain.Associate(ctx, isolation(d, name), host(name, dst), dst.Port()); err != nil {
 			return nil, nil, err
 		}
 		return by.udp, by, nil
@@ -84,6 +85,22 @@ func host(name policy.Name, dst netip.AddrPort) string {
 		return string(name)
 	}
 	return dst.Addr().String()
+}
+
+// isolation tells flows apart that are not to share a circuit of Tor's.
+func isolation(d *decision, name policy.Name) string {
+	switch d.rules.Isolate {
+	case policy.IsolateDestination:
+		return host(name, d.dst)
+	case policy.IsolateProcess:
+		if d.owner != nil {
+			if owner := d.owner(); owner != "" {
+				return owner
+			}
+		}
+		return rand.Text() // rather with nobody than with somebody else
+	}
+	return ""
 }
 
 // chain is the chain with the name; one that always fails if there is none. Nil

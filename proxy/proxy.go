@@ -24,7 +24,7 @@ import (
 	"appfw/policy"
 )
 
-// Config is what a Proxy is made of. Only Log and Chain may be nil.
+// Config is what a Proxy is made of. Only Log, Chain and Owner may be nil.
 type Config struct {
 	Policy func() *policy.Policy
 	Pins   *dnsguard.Pins
@@ -34,6 +34,9 @@ type Config struct {
 	// Chain is the chain of proxies with a name that verdicts have (Via). Nil
 	// if there is none.
 	Chain func(name string) *Chain
+	// Owner names the process that a flow is of (policy.IsolateProcess); "" if
+	// that cannot be told.
+	Owner func(proto uint8, src, dst netip.AddrPort) string
 }
 
 // Proxy relays the flows of one app. Make it with New.
@@ -128,6 +131,14 @@ func (in *intake) packet(p netns.Packet, err error) {
 func (in *intake) fromApp(p netns.Packet) bool {
 	a := p.Src.Addr()
 	return a == netns.App4 || a == netns.App6 || a.IsLoopback() && p.Dst.Addr().IsLoopback()
+}
+
+// owner is what names the process that a packet is of.
+func (in *intake) owner(p netns.Packet) func() string {
+	if in.Owner == nil {
+		return nil
+	}
+	return func() string { return in.Owner(p.Proto, p.Src, p.Dst) }
 }
 
 // refuse denies a packet: a TCP reset, or an ICMP error that tells the app at

@@ -59,6 +59,7 @@ func (in *intake) syn(p netns.Packet) {
 		return
 	}
 	c := &pendingTCP{decision: in.decide(policy.TCP, p.Dst)}
+	c.owner = in.owner(p)
 	if !c.verdict.Allow {
 		in.refuse(p, c.verdict)
 		return
@@ -88,7 +89,9 @@ func (in *intake) dial(p netns.Packet, k flowKey, c *pendingTCP) {
 	delete(in.pending, k)
 	denied := c.denied
 	in.mu.Unlock()
-	in.Log(Event{Closed: true, Verdict: c.verdict, Proto: "tcp", Dst: p.Dst, Name: string(c.name), Duration: in.Now().Sub(c.started)})
+	v := c.verdict
+	v.Reason += "; connecting failed: " + plain(err).Error()
+	in.Log(Event{Closed: true, Verdict: v, Proto: "tcp", Dst: p.Dst, Name: string(c.name), Duration: in.Now().Sub(c.started)})
 	switch {
 	case denied != nil:
 		in.refuse(p, *denied)

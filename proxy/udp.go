@@ -75,6 +75,7 @@ func (in *intake) datagram(p netns.Packet) {
 	in.mu.Unlock()
 
 	f := &udpFlow{decision: in.decide(policy.UDP, p.Dst)}
+	f.owner = in.owner(p)
 	if !f.verdict.Allow {
 		in.refuse(p, f.verdict)
 		return

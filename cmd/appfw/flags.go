@@ -20,6 +20,8 @@ func (p *policyFlags) register(c *cobra.Command) {
 		{"hosts", "FILE", "answer the names in FILE (hosts(5)) by the addresses there, before asking anybody"},
 		{"dns", "RESOLVER", "ask RESOLVER, not the host's: [ZONE=] and ADDR[:PORT], tls://HOST[:PORT][#NAME] or https://HOST/PATH"},
 		{"upstream", "UPSTREAM", "go out through it: socks5h://HOST:PORT, http://…, https://… or tor; several make a chain; NAME= before it is for via=NAME"},
+		{"isolate", "WHAT", "what shares circuits of an upstream Tor: a run, a destination, or a process"},
+		{"synthetic", "PREFIX", "where addresses are from that stand for names resolved by an upstream (198.18.0.0/15)"},
 		{"dns-budget", "N", "how many new names an hour may be asked for below a domain by wildcard rules (1000; 0: any number)"},
 		{"allow-unix", "PATH", "let the app see a socket that is hidden from it otherwise"},
 	} {

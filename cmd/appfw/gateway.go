@@ -78,9 +78,9 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 	pins := new(dnsguard.Pins)
 	guard := dnsguard.New(dnsguard.Config{
 		Policy: rules.policy, Upstream: rules, Pins: pins, Hosts: rules.hosts, Zone: rules.zone, Now: time.Now, Log: report.question,
-		Synthetic: new(dnsguard.Synthetic),
+		Synthetic: first.synthetic(),
 	})
-	p := proxy.New(proxy.Config{Policy: rules.policy, Pins: pins, Guard: guard, Now: time.Now, Log: report.event, Chain: rules.chain})
+	p := proxy.New(proxy.Config{Policy: rules.policy, Pins: pins, Guard: guard, Now: time.Now, Log: report.event, Chain: rules.chain, Owner: g.app.Owner})
 	rules.changed = p.Recheck
 
 	var serving sync.WaitGroup

@@ -83,6 +83,12 @@ func (p *policyFlags) load(host hostConfig) (*loaded, error) {
 	return l, nil
 }
 
+// synthetic makes the addresses that stand for names. They stay those of the first
+// policy: the app has some.
+func (l *loaded) synthetic() *dnsguard.Synthetic {
+	return &dnsguard.Synthetic{V4: l.rules.SyntheticV4, V6: l.rules.SyntheticV6}
+}
+
 // reads records that a file is about to be read.
 func (l *loaded) reads(name string) {
 	l.files = append(l.files, name)

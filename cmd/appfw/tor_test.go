@@ -165,7 +165,7 @@ func testTorDenied(n *torNet, s torSites) {
 	}
 }
 
-// Two runs share no circuit; what one run does shares one.
+// Two runs share no circuit; what one run does shares one, or as --isolate says.
 func testTorCircuits(n *torNet, s torSites) {
 	// By one family: while Tor takes its time, curl tries the other one, too.
 	const script = "curl -4 -sS http://example.com http://shared.example; curl -4 -sS http://example.com"
@@ -176,6 +176,9 @@ func testTorCircuits(n *torNet, s torSites) {
 	}{
 		{nil, [3]int{0, 0, 0}},
 		{nil, [3]int{0, 0, 0}},
+		{[]string{"--isolate", "run"}, [3]int{0, 0, 0}},
+		{[]string{"--isolate", "destination"}, [3]int{0, 1, 0}},
+		{[]string{"--isolate", "process"}, [3]int{0, 0, 1}},
 	} {
 		streams := n.streams(func() {
 			flags := append([]string{"--upstream", "tor", "--allow", "example.com", "--allow", "shared.example"}, c.flags...)

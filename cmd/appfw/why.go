@@ -67,7 +67,7 @@ func explain(c *cobra.Command, flags policyFlags, dest string) error {
 	var unanswered *policy.Verdict // why the name has no address for the app
 	guard := dnsguard.New(dnsguard.Config{
 		Policy: current, Upstream: policies.resolvers, Pins: pins, Now: time.Now, Zone: policies.resolvers.Zone,
-		Hosts: func() map[policy.Name][]netip.Addr { return policies.hosts }, Synthetic: new(dnsguard.Synthetic),
+		Hosts: func() map[policy.Name][]netip.Addr { return policies.hosts }, Synthetic: policies.synthetic(),
 		Log: func(q dnsguard.Question) {
 			if !q.Verdict.Allow {
 				unanswered = &q.Verdict
