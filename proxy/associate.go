@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -30,6 +31,7 @@ type association struct {
 	control net.Conn
 	udp     *net.UDPConn // to the proxy
 	header  []byte       // before each datagram that is sent
+	source  string       // that the first datagram back had, address and port
 }
 
 var errNoUDP = errors.New("the upstream carries no UDP")
@@ -63,7 +65,7 @@ func (c *Chain) Associate(ctx context.Context, isolation, host string, port uint
 		}
 		return nil, upstreamFailed(ctx, h.text, err)
 	}
-	a := &association{control, udp, appendAddress([]byte{0, 0, 0}, host, port)}
+	a := &association{control: control, udp: udp, header: appendAddress([]byte{0, 0, 0}, host, port)}
 	go a.watch()
 	return a, nil
 }
@@ -151,17 +153,41 @@ func appendAddress(b []byte, host string, port uint16) []byte {
 	return binary.BigEndian.AppendUint16(b, port)
 }
 
-// payload is what a datagram of the proxy's carries; false if nothing. Fragments
-// (RFC 1928, 7) are not put together: no proxy makes them.
-func payload(datagram []byte) ([]byte, bool) {
-	if len(datagram) < 5 || datagram[2] != 0 {
+// receive is what a datagram of the proxy's carries from the destination; false
+// if nothing. The proxy's port may be open to others: where the destination is a
+// name, whoever answers first from its port is it.
+func (a *association) receive(datagram []byte) ([]byte, bool) {
+	source, data, ok := payload(datagram)
+	if !ok || !bytes.HasSuffix(source, a.header[len(a.header)-2:]) {
 		return nil, false
+	}
+	if a.header[3] != addressName && (source[0] == addressName || hostOf(source) != hostOf(a.header[3:])) {
+		return nil, false
+	}
+	if a.source == "" {
+		a.source = string(source)
+	}
+	return data, a.source == string(source)
+}
+
+// hostOf is the address in what appendAddress appends for one.
+func hostOf(b []byte) netip.Addr {
+	addr, _ := netip.AddrFromSlice(b[1 : len(b)-2])
+	return addr.Unmap()
+}
+
+// payload takes the source, as appendAddress has it, and the data out of a datagram
+// of the proxy's; false if it has none. Fragments (RFC 1928, 7) are not put
+// together: no proxy makes them.
+func payload(datagram []byte) (source, data []byte, ok bool) {
+	if len(datagram) < 5 || datagram[2] != 0 {
+		return nil, nil, false
 	}
 	size := map[byte]int{addressIPv4: 4 + 4 + 2, addressIPv6: 4 + 16 + 2, addressName: 4 + 1 + int(datagram[4]) + 2}[datagram[3]]
 	if size == 0 || len(datagram) < size {
-		return nil, false
+		return nil, nil, false
 	}
-	return datagram[size:], true
+	return datagram[3:size], datagram[size:], true
 }
 
 func (a *association) close() {

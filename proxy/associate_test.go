@@ -98,13 +98,41 @@ func TestAssociation(t *testing.T) {
 		t.Fatal(err)
 	}
 	n, err = a.udp.Read(b)
-	if data, ok := payload(b[:n]); err != nil || !ok || string(data) != "pong" {
+	if data, ok := a.receive(b[:n]); err != nil || !ok || string(data) != "pong" {
 		t.Errorf("%q, %v", b[:n], err)
 	}
 	close(end)
 	_ = a.udp.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if _, err := a.udp.Read(b); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("the association did not end: %v", err)
+	}
+}
+
+// Only what the destination sends is for the app; the port of a proxy may be open
+// to others.
+func TestAssociationSource(t *testing.T) {
+	from := func(host string, port uint16) []byte {
+		return append(appendAddress([]byte{0, 0, 0}, host, port), "data"...)
+	}
+	for _, tt := range []struct {
+		about     string
+		to        string
+		datagrams [][]byte
+		ok        []bool
+	}{
+		{"an address", "1.2.3.4", [][]byte{from("1.2.3.5", 53), from("1.2.3.4", 54), from("a.example", 53), from("1.2.3.4", 53), from("1.2.3.5", 53)}, []bool{false, false, false, true, false}},
+		{"an address in IPv6", "1.2.3.4", [][]byte{from("::ffff:1.2.3.4", 53)}, []bool{true}},
+		{"an IPv6 address", "2001:db8::1", [][]byte{from("2001:db8::2", 53), from("2001:db8::1", 53)}, []bool{false, true}},
+		{"a name", "a.example", [][]byte{from("1.2.3.4", 54), from("1.2.3.4", 53), from("1.2.3.5", 53), from("1.2.3.4", 53)}, []bool{false, true, false, true}},
+		{"a name, by name", "a.example", [][]byte{from("a.example", 53), from("1.2.3.4", 53)}, []bool{true, false}},
+		{"no header", "a.example", [][]byte{nil, []byte("data"), {0, 0, 1, 1, 1, 2, 3, 4, 0, 53}}, []bool{false, false, false}},
+	} {
+		a := &association{header: appendAddress([]byte{0, 0, 0}, tt.to, 53)}
+		for i, d := range tt.datagrams {
+			if data, ok := a.receive(d); ok != tt.ok[i] || ok && string(data) != "data" {
+				t.Errorf("%s, datagram %d: %q, %v", tt.about, i, data, ok)
+			}
+		}
 	}
 }
 
@@ -117,12 +145,12 @@ func FuzzPayload(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		data, ok := payload(b)
+		_, data, ok := payload(b)
 		if ok && (!bytes.HasSuffix(b, data) || len(b)-len(data) < 4+1+2 || b[2] != 0) {
 			t.Fatalf("%q of %q", data, b)
 		}
 		for _, host := range []string{"a.example", "1.2.3.4", "2001:db8::1"} {
-			got, ok := payload(append(appendAddress([]byte{0, 0, 0}, host, 53), b...))
+			_, got, ok := payload(append(appendAddress([]byte{0, 0, 0}, host, 53), b...))
 			if !ok || !bytes.Equal(got, b) {
 				t.Fatalf("%s: %q, not %q", host, got, b)
 			}

@@ -219,7 +219,7 @@ func (in *intake) relayUDP(k flowKey, f *udpFlow, dst, src *net.UDPConn, count *
 			f.used.Store(in.Now().UnixNano())
 			data, ok := b.data, true
 			if src == f.out && f.by != nil {
-				data, ok = payload(data)
+				data, ok = f.by.receive(data)
 			}
 			n := int64(len(data))
 			switch {
