@@ -14,7 +14,8 @@ type destination struct {
 	port  uint16
 }
 
-// parse reads the destination from the start of an IP packet.
+// parse reads the destination from the start of an IP packet. Neighbour discovery
+// (RFC 4861) is none: kernels look after each other by it whenever they like.
 func parse(b []byte) (to destination, ok bool) {
 	switch {
 	case len(b) >= 20 && b[0]>>4 == 4:
@@ -30,6 +31,9 @@ func parse(b []byte) (to destination, ok bool) {
 			to.proto, b = b[0], b[min(int(b[1])*8+8, len(b)):]
 		}
 	default:
+		return to, false
+	}
+	if to.proto == unix.IPPROTO_ICMPV6 && len(b) > 0 && b[0] >= 133 && b[0] <= 137 {
 		return to, false
 	}
 	if len(b) >= 4 && (to.proto == unix.IPPROTO_TCP || to.proto == unix.IPPROTO_UDP) {
