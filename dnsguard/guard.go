@@ -13,6 +13,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/miekg/dns"
@@ -88,15 +90,91 @@ func (g *Guard) Answer(ctx context.Context, q *dns.Msg) *dns.Msg {
 	if m := malformed(q); m != nil {
 		return m
 	}
+	m, _ := g.answer(ctx, q)
+	return m
+}
+
+// found is what an answer says, or why it says nothing.
+type found struct {
+	addrs   []netip.Addr
+	aliases []policy.Name
+	err     error // a *DeniedError if the policy denies it
+}
+
+// DeniedError says that a name is not for who asks.
+type DeniedError struct{ Verdict policy.Verdict }
+
+func (e *DeniedError) Error() string { return e.Verdict.Reason }
+
+var (
+	errNoName    = errors.New("the name does not exist")
+	errNoAddress = errors.New("the name has no address")
+)
+
+// Resolve finds the addresses of a name, IPv6 and IPv4 in turn (RFC 8305, 4),
+// and what they are pinned to, as if the app had asked for both. The error is a
+// *DeniedError if they are not for it.
+func (g *Guard) Resolve(ctx context.Context, name policy.Name) ([]netip.Addr, Pin, error) {
+	var answers [2]found
+	var asking sync.WaitGroup
+	for i, qtype := range []uint16{dns.TypeAAAA, dns.TypeA} {
+		asking.Go(func() {
+			q := question(dns.Fqdn(string(name)), qtype, false)
+			_, answers[i] = g.answer(ctx, q)
+		})
+	}
+	asking.Wait()
+	pin := Pin{Name: name}
+	var addrs []netip.Addr
+	for i := range max(len(answers[0].addrs), len(answers[1].addrs)) {
+		for _, a := range answers {
+			if i < len(a.addrs) {
+				addrs = append(addrs, a.addrs[i])
+			}
+		}
+	}
+	for _, a := range answers {
+		for _, alias := range a.aliases {
+			if !slices.Contains(pin.Aliases, alias) {
+				pin.Aliases = append(pin.Aliases, alias)
+			}
+		}
+	}
+	if len(addrs) > 0 {
+		return addrs, pin, nil
+	}
+	for _, a := range answers {
+		if a.err != nil {
+			return nil, pin, a.err
+		}
+	}
+	return nil, pin, errNoAddress
+}
+
+// addresses are those of an answer.
+func addresses(m *dns.Msg) (addrs []netip.Addr) {
+	for _, rr := range m.Answer {
+		switch rr := rr.(type) {
+		case *dns.A:
+			addrs = append(addrs, netip.AddrFrom4([4]byte(rr.A.To4())))
+		case *dns.AAAA:
+			addrs = append(addrs, netip.AddrFrom16([16]byte(rr.AAAA.To16())))
+		}
+	}
+	return addrs
+}
+
+// answer answers a well-formed query message.
+func (g *Guard) answer(ctx context.Context, q *dns.Msg) (*dns.Msg, found) {
 	question := q.Question[0]
 	if question.Name == "." {
-		return denied(q, dns.RcodeSuccess, "the root zone is not for the app")
+		return denied(q, dns.RcodeSuccess, "the root zone is not for the app"), found{}
 	}
 	log := Question{Name: question.Name, Type: dns.Type(question.Qtype).String()}
-	deny := func(rcode int, v policy.Verdict) *dns.Msg {
+	deny := func(rcode int, v policy.Verdict) (*dns.Msg, found) {
 		log.Verdict = v
 		g.Log(log)
-		return denied(q, rcode, v.Reason)
+		return denied(q, rcode, v.Reason), found{err: &DeniedError{v}}
 	}
 	name, err := policy.ParseName(question.Name)
 	if err != nil {
@@ -104,7 +182,7 @@ func (g *Guard) Answer(ctx context.Context, q *dns.Msg) *dns.Msg {
 	}
 	log.Name = string(name)
 	if m := g.known(q, name); m != nil {
-		return m
+		return m, found{addrs: addresses(m)}
 	}
 
 	rules := g.Policy()
@@ -122,7 +200,7 @@ func (g *Guard) Answer(ctx context.Context, q *dns.Msg) *dns.Msg {
 		return deny(dns.RcodeSuccess, policy.Verdict{Reason: reason})
 	}
 
-	over := func(err *overBudget) *dns.Msg {
+	over := func(err *overBudget) (*dns.Msg, found) {
 		log.Name = "*." + err.domain
 		return deny(dns.RcodeNameError, policy.Verdict{Reason: err.Error()})
 	}
@@ -148,7 +226,7 @@ func (g *Guard) Answer(ctx context.Context, q *dns.Msg) *dns.Msg {
 			e.addrs = []netip.Addr{v6}
 		}
 	case !g.Zone(name) && isLocal(name):
-		return denied(q, absent(), errLocal.Error())
+		return denied(q, absent(), errLocal.Error()), found{err: errLocal}
 	default:
 		e, err = g.resolve(ctx, rules, log.Verdict, name, q)
 		if err, ok := errors.AsType[*overBudget](err); ok {
@@ -159,7 +237,7 @@ func (g *Guard) Answer(ctx context.Context, q *dns.Msg) *dns.Msg {
 				log.Verdict.Reason = "the resolvers failed: " + err.Error()
 				g.Log(log)
 			}
-			return failure(q, dns.RcodeServerFailure, dns.ExtendedErrorCodeNetworkError, "appfw: the resolvers failed")
+			return failure(q, dns.RcodeServerFailure, dns.ExtendedErrorCodeNetworkError, "appfw: the resolvers failed"), found{err: err}
 		}
 	}
 	switch {
@@ -173,7 +251,11 @@ func (g *Guard) Answer(ctx context.Context, q *dns.Msg) *dns.Msg {
 	log.Addrs = e.addrs
 	g.Pins.Give(name, e.aliases, e.addrs, e.life(), g.Now())
 	g.Log(log)
-	return m
+	f := found{addrs: e.addrs, aliases: e.aliases}
+	if e.rcode == dns.RcodeNameError {
+		f.err = errNoName
+	}
+	return m, f
 }
 
 // Lookup is the addresses of a name that the policy allows, as they are given out

@@ -18,7 +18,7 @@ import (
 func (g *Guard) known(q *dns.Msg, name policy.Name) *dns.Msg {
 	qtype := q.Question[0].Qtype
 	switch {
-	case name == "localhost" || below(name, "localhost"):
+	case Localhost(name):
 		e := hostsEntry(q.Question[0], []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}, g.Now())
 		return e.answer(q, g.Now())
 	case canaries[name]:
@@ -53,6 +53,9 @@ func (g *Guard) known(q *dns.Msg, name policy.Name) *dns.Msg {
 	}
 	return nil
 }
+
+// Localhost tells whether a name is one of the loopback (RFC 6761, 6.3).
+func Localhost(n policy.Name) bool { return n == "localhost" || below(n, "localhost") }
 
 // canaries are the names without which browsers keep to the system's resolver:
 // Mozilla's for DNS over HTTPS, Apple's for Private Relay.

@@ -301,6 +301,18 @@ func (g *Gate) DialUDP(app, dst netip.AddrPort) (*net.UDPConn, error) {
 	return conn, nil
 }
 
+// ListenUDP opens a UDP port at an address of the namespace's.
+func (g *Gate) ListenUDP(at netip.Addr) (conn *net.UDPConn, err error) {
+	err = g.ns.Do(func() error {
+		conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(at, 0)))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open UDP port: %w", err)
+	}
+	return conn, nil
+}
+
 // Close closes all sockets. What waits in the queue is dropped by the kernel.
 // Run closes the gate when it ends.
 func (g *Gate) Close() error {

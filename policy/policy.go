@@ -107,6 +107,14 @@ type Verdict struct {
 	Via string
 }
 
+// String is the reason, and what to do about a denial.
+func (v Verdict) String() string {
+	if v.Allow || v.Hint == "" {
+		return v.Reason
+	}
+	return v.Reason + " (to allow: --allow " + v.Hint + ")"
+}
+
 // match is a rule that matches a flow, and the host by which it does: the
 // rule's own, or one entry of its list.
 type match struct {

@@ -37,7 +37,10 @@ func (b buffer) release() {
 // readReady reads once what is there, waiting until there is something. It
 // takes a buffer only then: ten thousand idle connections hold none. After an
 // error, the buffer is empty and need not be released.
-func readReady(c syscall.Conn, size int) (b buffer, err error) {
+func readReady(c syscall.Conn, size int) (b buffer, err error) { return readBy(c, size, unix.Read) }
+
+// readBy is readReady with another call than read(2).
+func readBy(c syscall.Conn, size int, read func(fd int, b []byte) (int, error)) (b buffer, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return buffer{}, err
@@ -51,7 +54,7 @@ func readReady(c syscall.Conn, size int) (b buffer, err error) {
 	err = raw.Read(func(fd uintptr) bool {
 		b.whole = pool.Get().(*[]byte)
 		for {
-			n, rerr = unix.Read(int(fd), *b.whole)
+			n, rerr = read(int(fd), *b.whole)
 			if rerr != unix.EINTR {
 				break
 			}

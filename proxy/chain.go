@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"strconv"
@@ -161,6 +162,29 @@ func (c *Chain) String() string {
 		texts = append(texts, h.text)
 	}
 	return strings.Join(texts, " → ")
+}
+
+// First are the addresses at which the first proxy may be, as far as its URL
+// says them.
+func (c *Chain) First() (addrs []netip.AddrPort) {
+	if len(c.hops) == 0 {
+		return nil
+	}
+	where := []string{c.hops[0].addr}
+	if c.hops[0].addr == "" && c.hops[0].path == "" {
+		where = localTor
+	}
+	for _, s := range where {
+		host, port, err := splitHostPort(s)
+		switch a, aerr := netip.ParseAddr(host); {
+		case err != nil:
+		case aerr == nil:
+			addrs = append(addrs, netip.AddrPortFrom(a.Unmap(), port))
+		case host == "localhost":
+			addrs = append(addrs, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port), netip.AddrPortFrom(netip.IPv6Loopback(), port))
+		}
+	}
+	return addrs
 }
 
 // errUpstream is a failure of a chain. errno is what the app is told.

@@ -8,23 +8,33 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"appfw/dnsguard"
 	"appfw/netns"
 	"appfw/policy"
 )
 
 // decision is what was decided on a flow, and under which policy.
 type decision struct {
+	origin
 	proto   policy.Proto
 	dst     netip.AddrPort
+	asked   *dnsguard.Pin // by which a client of the explicit proxy came to dst; nil: by none
 	rules   *policy.Policy
 	verdict policy.Verdict
-	chain   *Chain        // by which an allowed flow goes out; nil: directly
-	owner   func() string // names its process; may be nil
-	name    policy.Name   // that it was allowed for, or is best known by
-	looked  bool          // the names that it shows matter, and are looked at
+	chain   *Chain      // by which an allowed flow goes out; nil: directly
+	name    policy.Name // that it was allowed for, or is best known by
+	looked  bool        // the names that it shows matter, and are looked at
 	started time.Time
 
 	shown *shownNames
+}
+
+// origin is who wants a flow.
+type origin struct {
+	owner       func() string // names its process; nil: that cannot be told
+	client      string        // of the explicit proxy: its address
+	user        string        // that it is known as
+	credentials string        // that it gave, whatever for; they isolate
 }
 
 // shownNames are the names that a flow has shown.
@@ -50,9 +60,9 @@ func (s *shownNames) add(n policy.Name) {
 }
 
 // decide decides on a flow that begins.
-func (p *Proxy) decide(proto policy.Proto, dst netip.AddrPort) decision {
-	d := decision{proto: proto, dst: dst, rules: p.Policy(), started: p.Now(), shown: new(shownNames)}
-	d.verdict, d.name = p.Decide(d.rules, proto, dst)
+func (p *Proxy) decide(from origin, proto policy.Proto, dst netip.AddrPort, asked *dnsguard.Pin) decision {
+	d := decision{origin: from, proto: proto, dst: dst, asked: asked, rules: p.Policy(), started: p.Now(), shown: new(shownNames)}
+	d.verdict, d.name = p.decideAsked(d.rules, proto, dst, asked)
 	d.looked = d.verdict.ByName || d.rules.JudgesNames()
 	if d.verdict.Allow {
 		d.chain = p.chain(d.verdict.Via)
@@ -61,13 +71,27 @@ func (p *Proxy) decide(proto policy.Proto, dst netip.AddrPort) decision {
 }
 
 // judge decides on a name that a flow shows, and reports a denial.
-func (in *intake) judge(d *decision, shown policy.Name) policy.Verdict {
+func (p *Proxy) judge(d *decision, shown policy.Name) policy.Verdict {
 	d.shown.add(shown) // before, so that Recheck sees it if the policy changes meanwhile
-	v := in.decideShown(in.Policy(), d.proto, d.dst, shown)
+	v := p.decideShown(p.Policy(), d, shown)
 	if !v.Allow {
-		in.Log(Event{Verdict: v, Proto: d.proto.String(), Dst: d.dst, Name: string(shown)})
+		e := d.event(v)
+		e.Name = string(shown)
+		p.Log(e)
 	}
 	return v
+}
+
+// event is one of the flow.
+func (d *decision) event(v policy.Verdict) Event {
+	return Event{Verdict: v, Proto: d.proto.String(), Dst: d.dst, Name: string(d.name), Client: d.client, User: d.user}
+}
+
+// ended reports the end of a flow that was allowed.
+func (p *Proxy) ended(d *decision, v policy.Verdict, sent, received int64) {
+	e := d.event(v)
+	e.Closed, e.Sent, e.Received, e.Duration = true, sent, received, p.Now().Sub(d.started)
+	p.Log(e)
 }
 
 // again decides on a flow as if it began now, if the policy has changed.
@@ -76,7 +100,7 @@ func (p *Proxy) again(d *decision) policy.Verdict {
 	if rules == d.rules {
 		return d.verdict
 	}
-	v, _ := p.Decide(rules, d.proto, d.dst)
+	v, _ := p.decideAsked(rules, d.proto, d.dst, d.asked)
 	if v.Allow && p.chain(v.Via) != d.chain {
 		return policy.Verdict{Reason: "the policy has changed, and it would go out another way now"}
 	}
@@ -89,7 +113,7 @@ func (p *Proxy) again(d *decision) policy.Verdict {
 		return policy.Verdict{Reason: "the policy has changed, and not every name that the flow has shown is known"}
 	}
 	for _, shown := range d.shown.names {
-		if v := p.decideShown(rules, d.proto, d.dst, shown); !v.Allow {
+		if v := p.decideShown(rules, d, shown); !v.Allow {
 			return v
 		}
 	}
@@ -97,38 +121,51 @@ func (p *Proxy) again(d *decision) policy.Verdict {
 }
 
 // deny reports a flow that was allowed before.
-func (in *intake) deny(d *decision, v policy.Verdict) {
-	in.Log(Event{Verdict: v, Proto: d.proto.String(), Dst: d.dst, Name: string(d.name)})
+func (p *Proxy) deny(d *decision, v policy.Verdict) { p.Log(d.event(v)) }
+
+// flow is one that goes on until it ends, or is cut.
+type flow interface{ abort() }
+
+// track has a flow that begins cut when the policy denies it. If it does so by
+// now, the verdict says it, and the flow is not tracked.
+func (p *Proxy) track(f flow, d *decision) policy.Verdict {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	v := p.again(d)
+	if v.Allow {
+		p.flows[f] = d
+	}
+	return v
+}
+
+// untrack ends that.
+func (p *Proxy) untrack(f flow) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.flows, f)
 }
 
 // Recheck cuts the flows that the policy denies by now. It is called after the
 // policy changed.
 func (p *Proxy) Recheck() {
 	p.mu.Lock()
-	intakes := append([]*intake(nil), p.intakes...)
+	intakes := slices.Clone(p.intakes)
+	for f, d := range p.flows {
+		if v := p.again(d); !v.Allow {
+			p.deny(d, v)
+			f.abort()
+		}
+	}
 	p.mu.Unlock()
 	for _, in := range intakes {
 		in.mu.Lock()
 		for _, c := range in.pending {
 			if c.cancel == nil || !c.letIn.IsZero() {
-				continue // the resolver's, or judged again when it is accepted
+				continue // appfw's own, or judged again when it is accepted
 			}
 			if v := in.again(&c.decision); !v.Allow {
 				c.denied = &v
 				c.cancel()
-			}
-		}
-		for r := range in.relays {
-			if v := in.again(&r.decision); !v.Allow {
-				r.abort()
-				in.deny(&r.decision, v)
-			}
-		}
-		for _, f := range in.udp {
-			if v := in.again(&f.decision); !v.Allow {
-				in.deny(&f.decision, v)
-				_ = in.gate.Unreachable(f.first, netns.Prohibited)
-				f.close()
 			}
 		}
 		in.mu.Unlock()
@@ -138,9 +175,17 @@ func (p *Proxy) Recheck() {
 // Decide judges a flow by its address and by the names the address is pinned
 // to. name is the one that it was allowed for, or that it is best known by.
 func (p *Proxy) Decide(rules *policy.Policy, proto policy.Proto, dst netip.AddrPort) (v policy.Verdict, name policy.Name) {
+	return p.decideAsked(rules, proto, dst, nil)
+}
+
+// decideAsked is Decide for a flow that is known to be for one name, if it is.
+func (p *Proxy) decideAsked(rules *policy.Policy, proto policy.Proto, dst netip.AddrPort, asked *dnsguard.Pin) (v policy.Verdict, name policy.Name) {
 	switch dst.Addr() {
 	case netns.Gateway4, netns.Gateway6, netns.App4, netns.App6:
 		return policy.Verdict{Reason: "it is an address of appfw's own"}, ""
+	}
+	if Among(p.Own, dst) {
+		return policy.Verdict{Reason: "it is a port of appfw's own"}, ""
 	}
 	if name, ours := p.synthetic(dst.Addr()); name != "" || ours && len(rules.Upstreams) > 0 {
 		if name == "" {
@@ -148,7 +193,7 @@ func (p *Proxy) Decide(rules *policy.Policy, proto policy.Proto, dst netip.AddrP
 		}
 		return rules.Decide(policy.Flow{Proto: proto, Port: dst.Port(), Name: name, Pinned: true}), name
 	}
-	v, name = p.decidePinned(rules, proto, dst)
+	v, name = p.decidePinned(rules, proto, dst, asked)
 	if v.Allow && (v.ByName || v.Rule == nil) && onThisHost(dst.Addr()) {
 		// A name's owner must not be able to point the app at the host itself,
 		// and its services are no more open by default than its loopback.
@@ -167,12 +212,17 @@ func (p *Proxy) synthetic(a netip.Addr) (name policy.Name, ours bool) {
 }
 
 // decidePinned judges a flow by the policy alone.
-func (p *Proxy) decidePinned(rules *policy.Policy, proto policy.Proto, dst netip.AddrPort) (policy.Verdict, policy.Name) {
+func (p *Proxy) decidePinned(rules *policy.Policy, proto policy.Proto, dst netip.AddrPort, asked *dnsguard.Pin) (policy.Verdict, policy.Name) {
 	flow := policy.Flow{Proto: proto, Addr: dst.Addr(), Port: dst.Port()}
-	plain := rules.Decide(flow)
-	pinned := p.Pins.Of(dst.Addr(), p.Now())
+	var pinned []dnsguard.Pin
+	switch {
+	case asked != nil:
+		pinned = []dnsguard.Pin{*asked}
+	case !p.Shared:
+		pinned = p.Pins.Of(dst.Addr(), p.Now())
+	}
 	if len(pinned) == 0 {
-		return plain, ""
+		return rules.Decide(flow), ""
 	}
 	flow.Pinned = true
 	var denied policy.Verdict
@@ -189,15 +239,25 @@ func (p *Proxy) decidePinned(rules *policy.Policy, proto policy.Proto, dst netip
 	return denied, pinned[0].Name
 }
 
-// decideShown judges a flow by a name that it shows, after Decide allowed it.
-func (p *Proxy) decideShown(rules *policy.Policy, proto policy.Proto, dst netip.AddrPort, shown policy.Name) policy.Verdict {
-	if name, _ := p.synthetic(dst.Addr()); name != "" {
-		return rules.Decide(policy.Flow{Proto: proto, Port: dst.Port(), Name: shown, Pinned: shown == name})
+// decideShown judges a flow by a name that it shows, after it was allowed.
+func (p *Proxy) decideShown(rules *policy.Policy, d *decision, shown policy.Name) policy.Verdict {
+	if name, _ := p.synthetic(d.dst.Addr()); name != "" {
+		return rules.Decide(policy.Flow{Proto: d.proto, Port: d.dst.Port(), Name: shown, Pinned: shown == name})
 	}
-	pin, pinned := p.Pins.Find(dst.Addr(), shown, p.Now())
+	pin, pinned := p.Pins.Find(d.dst.Addr(), shown, p.Now())
+	if d.asked != nil && d.asked.Name == shown {
+		pin, pinned = *d.asked, true
+	}
 	return rules.Decide(policy.Flow{
-		Proto: proto, Addr: dst.Addr(), Port: dst.Port(),
+		Proto: d.proto, Addr: d.dst.Addr(), Port: d.dst.Port(),
 		Name: shown, Pinned: pinned, Aliases: pin.Aliases,
+	})
+}
+
+// Among tells whether one of the listeners takes in what is sent to dst.
+func Among(listeners []netip.AddrPort, dst netip.AddrPort) bool {
+	return slices.ContainsFunc(listeners, func(l netip.AddrPort) bool {
+		return l.Port() == dst.Port() && (l.Addr() == dst.Addr() || l.Addr().IsUnspecified() && onThisHost(dst.Addr()))
 	})
 }
 

@@ -45,7 +45,6 @@ func TestAgain(t *testing.T) {
 		rules := compile(c.before)
 		pins := new(dnsguard.Pins)
 		p := New(Config{Policy: func() *policy.Policy { return rules }, Pins: pins, Now: func() time.Time { return now }})
-		in := &intake{Proxy: p}
 		for i := range c.shown {
 			if c.shown[i] == "" {
 				c.shown[i] = policy.Name(fmt.Sprintf("n%d.example", i))
@@ -54,12 +53,12 @@ func TestAgain(t *testing.T) {
 		for _, n := range append(c.shown, "a.example", "b.example") {
 			pins.Give(n, nil, []netip.Addr{dst.Addr()}, time.Minute, now)
 		}
-		d := p.decide(policy.TCP, dst)
+		d := p.decide(origin{}, policy.TCP, dst, nil)
 		if !d.verdict.Allow {
 			t.Fatalf("%q: %+v", c.before, d.verdict)
 		}
 		for _, n := range c.shown {
-			if v := in.judge(&d, n); !v.Allow {
+			if v := p.judge(&d, n); !v.Allow {
 				t.Fatalf("%q: %s: %+v", c.before, n, v)
 			}
 		}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,20 +29,76 @@ func (p *Proxy) dial(ctx context.Context, d *decision) (stream, error) {
 		return d.chain.Dial(ctx, isolation(d, name), host(name, d.dst), d.dst.Port())
 	}
 	if name == "" {
-		conn, err := dialer().DialContext(ctx, "tcp", d.dst.String())
-		if err != nil {
-			return nil, err
-		}
-		return conn.(*net.TCPConn), nil
+		return dialTCP(ctx, d.dst)
 	}
 	addrs, err := p.resolve(ctx, d, name)
-	for _, a := range addrs {
-		var conn net.Conn
-		if conn, err = dialer().DialContext(ctx, "tcp", netip.AddrPortFrom(a, d.dst.Port()).String()); err == nil {
-			return conn.(*net.TCPConn), nil
+	if len(addrs) == 0 {
+		return nil, err
+	}
+	return race(ctx, addrs, func(ctx context.Context, a netip.Addr) (stream, error) {
+		return dialTCP(ctx, netip.AddrPortFrom(a, d.dst.Port()))
+	})
+}
+
+func dialTCP(ctx context.Context, dst netip.AddrPort) (stream, error) {
+	conn, err := dialer().DialContext(ctx, "tcp", dst.String())
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.TCPConn), nil
+}
+
+// raceDelay is how long an address has before the next one is tried beside it
+// (RFC 8305, 8).
+const raceDelay = 250 * time.Millisecond
+
+// race dials several destinations, each when the one before has failed or
+// taken long, and returns the first connection. If there is none, the error is
+// that of the first that failed. At least one destination is given.
+func race[T any, C io.Closer](ctx context.Context, dsts []T, dial func(context.Context, T) (C, error)) (conn C, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		conn C
+		err  error
+	}
+	results := make(chan result)
+	next := func() {
+		dst := dsts[0]
+		dsts = dsts[1:]
+		go func() {
+			c, err := dial(ctx, dst)
+			select {
+			case results <- result{c, err}:
+			case <-ctx.Done(): // nobody waits any more
+				if err == nil {
+					c.Close()
+				}
+			}
+		}()
+	}
+	next()
+	delay := time.NewTimer(raceDelay)
+	defer delay.Stop()
+	for dialling := 1; dialling > 0; {
+		select {
+		case r := <-results:
+			if r.err == nil {
+				return r.conn, nil
+			}
+			if err == nil {
+				err = r.err
+			}
+			dialling--
+		case <-delay.C:
+		}
+		if len(dsts) > 0 {
+			next()
+			dialling++
+			delay.Reset(raceDelay)
 		}
 	}
-	return nil, err
+	return conn, err
 }
 
 // resolve resolves a name that has another way out at other ports, so that it was
@@ -57,26 +115,26 @@ func (p *Proxy) resolve(ctx context.Context, d *decision, name policy.Name) ([]n
 	return addrs, err
 }
 
-// dialUDP makes the socket by which a UDP flow goes out; by is how, if not
-// directly.
-func (p *Proxy) dialUDP(ctx context.Context, d *decision) (conn *net.UDPConn, by *association, err error) {
-	name, _ := p.synthetic(d.dst.Addr())
-	dst := d.dst
+// dialUDP makes the socket by which a UDP flow goes out.
+func (p *Proxy) dialUDP(ctx context.Context, f *udpFlow) (err error) {
+	name, _ := p.synthetic(f.dst.Addr())
+	dst := f.dst
 	switch {
-	case d.verdict.Via != policy.Direct:
-		if by, err = d.chain.Associate(ctx, isolation(d, name), host(name, dst), dst.Port()); err != nil {
-			return nil, nil, err
+	case f.verdict.Via != policy.Direct:
+		if f.by, err = f.chain.Associate(ctx, isolation(&f.decision, name), host(name, dst), dst.Port()); err != nil {
+			return err
 		}
-		return by.udp, by, nil
+		f.out = f.by.udp
+		return nil
 	case name != "":
-		addrs, err := p.resolve(ctx, d, name)
+		addrs, err := p.resolve(ctx, &f.decision, name)
 		if len(addrs) == 0 {
-			return nil, nil, err
+			return err
 		}
 		dst = netip.AddrPortFrom(addrs[0], dst.Port())
 	}
-	conn, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(dst))
-	return conn, nil, err
+	f.out, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(dst))
+	return err
 }
 
 // host is what the end of a chain is told of a destination.
@@ -87,20 +145,22 @@ func host(name policy.Name, dst netip.AddrPort) string {
 	return dst.Addr().String()
 }
 
-// isolation tells flows apart that are not to share a circuit of Tor's.
+// isolation tells flows apart that are not to share a circuit of Tor's. Clients
+// that gave credentials of their own never share one.
 func isolation(d *decision, name policy.Name) string {
+	own := d.credentials
 	switch d.rules.Isolate {
 	case policy.IsolateDestination:
-		return host(name, d.dst)
+		return host(name, d.dst) + "\x00" + own
 	case policy.IsolateProcess:
 		if d.owner != nil {
 			if owner := d.owner(); owner != "" {
-				return owner
+				return owner + "\x00" + own
 			}
 		}
 		return rand.Text() // rather with nobody than with somebody else
 	}
-	return ""
+	return own
 }
 
 // chain is the chain with the name; one that always fails if there is none. Nil

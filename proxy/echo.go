@@ -20,8 +20,8 @@ const (
 // echo decides on an echo request and passes it on: by a socket of the host's
 // that can send nothing else (ping sockets, icmp(7)).
 func (in *intake) echo(p netns.Packet) {
-	d := in.decide(policy.ICMP, p.Dst)
-	v, name := d.verdict, d.name
+	d := in.decide(in.origin(p), policy.ICMP, p.Dst, nil)
+	v := d.verdict
 	if chained, _ := in.synthetic(p.Dst.Addr()); v.Allow && (v.Via != policy.Direct || chained != "") {
 		v = policy.Verdict{Reason: "upstreams carry no ICMP"}
 	}
@@ -35,8 +35,7 @@ func (in *intake) echo(p netns.Packet) {
 		_ = in.gate.Drop(p)
 		return
 	}
-	started := in.Now()
-	in.Log(Event{Verdict: v, Proto: "icmp", Dst: p.Dst, Name: string(name)})
+	in.Log(d.event(v))
 	_ = in.gate.Consume(p)
 	in.work.Go(func() {
 		defer func() { <-in.echoes }()
@@ -46,10 +45,7 @@ func (in *intake) echo(p netns.Packet) {
 		} else if why, ok := unreachable(err); ok && !errors.Is(err, os.ErrDeadlineExceeded) {
 			_ = in.gate.Unreachable(p, why)
 		}
-		in.Log(Event{
-			Closed: true, Verdict: v, Proto: "icmp", Dst: p.Dst, Name: string(name),
-			Sent: int64(len(p.Payload) - 8), Received: int64(len(answer)), Duration: in.Now().Sub(started),
-		})
+		in.ended(&d, v, int64(len(p.Payload)-8), int64(len(answer)))
 	})
 }
 

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"time"
 
@@ -18,8 +19,39 @@ type Event struct {
 	Dst     netip.AddrPort
 	Name    string // that the destination is known or shown by; may hold any bytes
 
+	// Of a client of the explicit proxy: its address, "" in a namespace; and the
+	// user that it is.
+	Client, User string
+
 	Sent, Received int64 // payload bytes, as the app sees it
 	Duration       time.Duration
+}
+
+// What says what the event is about.
+func (e Event) What() string {
+	if !e.Dst.IsValid() && e.Dst.Port() == 0 && e.Name == "" && e.Client != "" {
+		host, _, err := net.SplitHostPort(e.Client)
+		if err != nil {
+			host = e.Client
+		}
+		return "client " + host
+	}
+	return e.Proto + " " + Destination(e.Name, e.Dst)
+}
+
+// Destination is HOST:PORT as people know it: with the name if there is one.
+func Destination(name string, dst netip.AddrPort) string {
+	switch {
+	case name != "" && dst.Port() != 0:
+		return fmt.Sprintf("%s:%d", name, dst.Port())
+	case name != "":
+		return name
+	case !dst.IsValid():
+		return "packet"
+	case dst.Port() == 0:
+		return dst.Addr().String()
+	}
+	return dst.String()
 }
 
 // protoName names an IP protocol (IANA protocol numbers) that is no transport

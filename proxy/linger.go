@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,11 +16,35 @@ import (
 // not waited for: closing are those that are not.
 func (p *Proxy) Linger(ctx context.Context, closing map[netns.Connection]bool) {
 	p.mu.Lock()
-	intakes := append([]*intake(nil), p.intakes...)
+	intakes := slices.Clone(p.intakes)
 	p.mu.Unlock()
-	for _, in := range intakes {
-		in.linger(ctx, closing)
+	wait := func(waits func(*intake) bool) bool {
+		return poll(ctx, func() bool { return slices.ContainsFunc(intakes, waits) })
 	}
+	if !wait((*intake).connectionsWait) {
+		return
+	}
+	p.mu.Lock()
+	var ending []*relay
+	for f := range p.flows {
+		if r, ok := f.(*relay); ok && (r.appEnded() || closing[r.connection()]) {
+			ending = append(ending, r)
+		}
+	}
+	p.mu.Unlock()
+	for _, r := range ending {
+		select {
+		case <-r.sent:
+		case <-ctx.Done():
+			return
+		}
+	}
+	wait((*intake).datagramsWait)
+}
+
+// connection is the app's connection, as the app sees it.
+func (r *relay) connection() netns.Connection {
+	return netns.Connection{Local: addrPort(r.app.RemoteAddr()), Remote: addrPort(r.app.LocalAddr())}
 }
 
 const (
@@ -29,28 +54,6 @@ const (
 	// acceptance. One that takes longer was given up by the app.
 	acceptTime = 100 * time.Millisecond
 )
-
-func (in *intake) linger(ctx context.Context, closing map[netns.Connection]bool) {
-	if !poll(ctx, in.connectionsWait) {
-		return
-	}
-	in.mu.Lock()
-	var ending []*relay
-	for r := range in.relays {
-		if r.appEnded() || closing[netns.Connection{Local: addrPort(r.app.RemoteAddr()), Remote: addrPort(r.app.LocalAddr())}] {
-			ending = append(ending, r)
-		}
-	}
-	in.mu.Unlock()
-	for _, r := range ending {
-		select {
-		case <-r.sent:
-		case <-ctx.Done():
-			return
-		}
-	}
-	poll(ctx, in.datagramsWait)
-}
 
 // poll waits until nothing waits any more; false if ctx ended before.
 func poll(ctx context.Context, waits func() bool) bool {
@@ -84,7 +87,7 @@ func (in *intake) datagramsWait() bool {
 		return true
 	}
 	for _, f := range in.udp {
-		raw, err := f.app.SyscallConn()
+		raw, err := f.app.(*gatedUDP).SyscallConn()
 		if err != nil {
 			continue
 		}

@@ -24,7 +24,8 @@ import (
 	"appfw/policy"
 )
 
-// Config is what a Proxy is made of. Only Log, Chain and Owner may be nil.
+// Config is what a Proxy is made of. Only Log, Chain, Owner and Own may be
+// nil.
 type Config struct {
 	Policy func() *policy.Policy
 	Pins   *dnsguard.Pins
@@ -37,15 +38,22 @@ type Config struct {
 	// Owner names the process that a flow is of (policy.IsolateProcess); "" if
 	// that cannot be told.
 	Owner func(proto uint8, src, dst netip.AddrPort) string
+	// Own are the addresses that appfw itself listens at: no flow may go there.
+	Own []netip.AddrPort
+	// Shared tells that the flows are of several apps: what one resolved is not
+	// pinned for others.
+	Shared bool
 }
 
-// Proxy relays the flows of one app. Make it with New.
+// Proxy relays the flows of one app, or of those that share a policy. Make it
+// with New.
 type Proxy struct {
 	Config
 	echoes chan struct{} // one for each echo request on its way
 
 	mu      sync.Mutex
 	intakes []*intake // those that are served
+	flows   map[flow]*decision
 }
 
 // New makes a Proxy.
@@ -53,7 +61,7 @@ func New(c Config) *Proxy {
 	if c.Log == nil {
 		c.Log = func(Event) {}
 	}
-	return &Proxy{Config: c, echoes: make(chan struct{}, maxEchoes)}
+	return &Proxy{Config: c, echoes: make(chan struct{}, maxEchoes), flows: make(map[flow]*decision)}
 }
 
 // intake is the flows that come by one gate.
@@ -65,11 +73,11 @@ type intake struct {
 
 	mu      sync.Mutex
 	pending map[flowKey]*pendingTCP // SYNs that were let in or are being dialled
-	relays  map[*relay]struct{}
 	udp     map[flowKey]*udpFlow
 	opening map[flowKey][]netns.Packet // first datagrams that wait for their sockets
 
 	resolver *connListener // connections to port 53
+	explicit *Explicit     // of those to ExplicitPort
 }
 
 // flowKey tells flows of one transport apart.
@@ -83,15 +91,16 @@ func (p *Proxy) Serve(ctx context.Context, gate *netns.Gate) error {
 	in := &intake{
 		Proxy: p, gate: gate, ctx: ctx,
 		pending:  make(map[flowKey]*pendingTCP),
-		relays:   make(map[*relay]struct{}),
 		udp:      make(map[flowKey]*udpFlow),
 		opening:  make(map[flowKey][]netns.Packet),
 		resolver: newConnListener(),
+		explicit: NewExplicit(p, nil),
 	}
 	p.mu.Lock()
 	p.intakes = append(p.intakes, in)
 	p.mu.Unlock()
 	in.work.Go(func() { _ = p.Guard.Serve(ctx, []net.Listener{in.resolver}, nil) })
+	in.work.Go(func() { in.explicit.Run(ctx) })
 	for _, l := range gate.Listeners {
 		in.work.Go(func() { in.accept(l) })
 	}
@@ -133,12 +142,15 @@ func (in *intake) fromApp(p netns.Packet) bool {
 	return a == netns.App4 || a == netns.App6 || a.IsLoopback() && p.Dst.Addr().IsLoopback()
 }
 
-// owner is what names the process that a packet is of.
-func (in *intake) owner(p netns.Packet) func() string {
-	if in.Owner == nil {
-		return nil
+// origin is who sent a packet.
+func (in *intake) origin(p netns.Packet) origin { return in.origins(p.Proto, p.Src, p.Dst) }
+
+// origins is who has the socket with these addresses, src its own.
+func (p *Proxy) origins(proto uint8, src, dst netip.AddrPort) origin {
+	if p.Owner == nil {
+		return origin{}
 	}
-	return func() string { return in.Owner(p.Proto, p.Src, p.Dst) }
+	return origin{owner: func() string { return p.Owner(proto, src, dst) }}
 }
 
 // refuse denies a packet: a TCP reset, or an ICMP error that tells the app at
@@ -170,12 +182,12 @@ func (in *intake) refuseQUIC(p netns.Packet, v policy.Verdict) bool {
 	return true
 }
 
-// nameOf is the name the address was last given out for, for people to read.
-func (in *intake) nameOf(a netip.Addr) string {
-	if name, _ := in.synthetic(a); name != "" {
+// nameOf is the name that the app was last given the address for.
+func (p *Proxy) nameOf(a netip.Addr) string {
+	if name, _ := p.synthetic(a); name != "" {
 		return string(name)
 	}
-	if pinned := in.Pins.Of(a, in.Now()); len(pinned) > 0 {
+	if pinned := p.Pins.Of(a, p.Now()); len(pinned) > 0 && !p.Shared {
 		return string(pinned[0].Name)
 	}
 	return ""

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"math"
-	"net"
 	"sync"
 	"sync/atomic"
 
@@ -16,8 +15,9 @@ import (
 
 // relay connects the app's connection with the destination's.
 type relay struct {
-	app *net.TCPConn
-	out stream
+	app   stream
+	early []byte // that the app sent, read already
+	out   stream
 	decision
 
 	// judge decides on a name that the connection shows, garbled is told when
@@ -31,6 +31,10 @@ type relay struct {
 	mu       sync.Mutex
 	follower follower // nil: nothing is to be seen of what the destination sends
 	answered bool     // the destination has sent something, or its end
+}
+
+func newRelay(app, out stream, d decision) *relay {
+	return &relay{app: app, out: out, decision: d, sent: make(chan struct{})}
 }
 
 // run relays until both directions have ended, or ctx. An end of data is passed
@@ -95,10 +99,13 @@ var errDenied = errors.New("denied")
 
 // upward relays from the app. Nothing is passed on before it was judged.
 func (r *relay) upward(count *atomic.Int64) error {
+	s := &source{app: r.app, out: r.out, buf: r.early, count: count}
 	if r.judge == nil {
+		if err := s.pass(s.len()); err != nil {
+			return err
+		}
 		return forward(r.out, r.app, count)
 	}
-	s := &source{app: r.app, out: r.out, count: count}
 	err := r.identify(s)
 	if err == nil {
 		err = s.pass(s.len())

@@ -2,13 +2,12 @@ package proxy
 
 import (
 	"io"
-	"net"
 	"sync/atomic"
 )
 
 // source is what the app sends, held until it was judged.
 type source struct {
-	app    *net.TCPConn
+	app    stream
 	out    stream
 	buf    []byte // read and not taken yet
 	passed int    // of buf: it has been passed on already

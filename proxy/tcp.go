@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"appfw/netns"
 	"appfw/policy"
 )
@@ -52,19 +54,18 @@ func (in *intake) syn(p netns.Packet) {
 		return
 	}
 
-	if p.Dst.Port() == port53 {
+	if p.Dst.Port() == port53 || explicit(p.Dst) {
 		c := new(pendingTCP)
 		in.hold(k, c)
 		in.letIn(p, k, c)
 		return
 	}
-	c := &pendingTCP{decision: in.decide(policy.TCP, p.Dst)}
-	c.owner = in.owner(p)
+	c := &pendingTCP{decision: in.decide(in.origin(p), policy.TCP, p.Dst, nil)}
 	if !c.verdict.Allow {
 		in.refuse(p, c.verdict)
 		return
 	}
-	in.Log(Event{Verdict: c.verdict, Proto: "tcp", Dst: p.Dst, Name: string(c.name)})
+	in.Log(c.event(c.verdict))
 	c.ctx, c.cancel = context.WithCancel(in.ctx)
 	in.hold(k, c)
 	in.work.Go(func() { in.dial(p, k, c) })
@@ -89,9 +90,7 @@ func (in *intake) dial(p netns.Packet, k flowKey, c *pendingTCP) {
 	delete(in.pending, k)
 	denied := c.denied
 	in.mu.Unlock()
-	v := c.verdict
-	v.Reason += "; connecting failed: " + plain(err).Error()
-	in.Log(Event{Closed: true, Verdict: v, Proto: "tcp", Dst: p.Dst, Name: string(c.name), Duration: in.Now().Sub(c.started)})
+	in.unconnected(&c.decision, err)
 	switch {
 	case denied != nil:
 		in.refuse(p, *denied)
@@ -100,9 +99,6 @@ func (in *intake) dial(p netns.Packet, k flowKey, c *pendingTCP) {
 		in.refuse(p, errShort)
 		return
 	}
-	if failed := failure(err); failed != nil {
-		in.deny(&c.decision, policy.Verdict{Reason: "the upstream failed: " + failed.Error()})
-	}
 	switch why, ok := unreachable(err); {
 	case !ok:
 		_ = in.gate.Drop(p)
@@ -110,6 +106,16 @@ func (in *intake) dial(p netns.Packet, k flowKey, c *pendingTCP) {
 		_ = in.gate.Reset(p)
 	default:
 		_ = in.gate.Reject(p, why)
+	}
+}
+
+// unconnected reports the end of a flow whose destination could not be reached.
+func (p *Proxy) unconnected(d *decision, err error) {
+	v := d.verdict
+	v.Reason += "; connecting failed: " + plain(err).Error()
+	p.ended(d, v, 0, 0)
+	if failed := failure(err); failed != nil {
+		p.deny(d, policy.Verdict{Reason: "the upstream failed: " + failed.Error()})
 	}
 }
 
@@ -170,46 +176,44 @@ func (in *intake) accept(l net.Listener) {
 		in.mu.Lock()
 		c := in.takeLocked(k)
 		if c != nil && c.out != nil {
-			r = &relay{app: tcp, out: c.out, sent: make(chan struct{}), decision: c.decision}
-			if v = in.again(&r.decision); v.Allow {
-				in.relays[r] = struct{}{}
-			}
+			r = newRelay(tcp, c.out, c.decision)
+			v = in.track(r, &r.decision)
 		}
 		in.mu.Unlock()
 		switch {
 		case c == nil: // nothing was decided on it: it must not be
 			reset(tcp)
-		case r == nil:
+		case r == nil && k.dst.Port() == port53:
 			in.work.Go(func() { in.resolver.hand(tcp) })
+		case r == nil:
+			in.work.Go(func() { in.explicit.serve(in.ctx, tcp, in.origins(unix.IPPROTO_TCP, k.src, k.dst), in.gate.ListenUDP) })
 		case !v.Allow:
 			r.abort()
 			in.deny(&r.decision, v)
 		default:
-			in.work.Go(func() { in.serveTCP(r) })
+			in.work.Go(func() { in.relay(in.ctx, r) })
 		}
 	}
 }
 
-// serveTCP relays a connection and reports its end.
-func (in *intake) serveTCP(r *relay) {
+// relay relays a connection that is tracked, and reports its end.
+func (p *Proxy) relay(ctx context.Context, r *relay) {
 	if r.looked {
-		r.judge = func(shown policy.Name) bool { return in.judge(&r.decision, shown).Allow }
-		r.garbled = func(err error) {
-			in.Log(Event{Verdict: policy.Verdict{Reason: err.Error()}, Proto: "tcp", Dst: r.dst, Name: string(r.name)})
-		}
+		r.judge = func(shown policy.Name) bool { return p.judge(&r.decision, shown).Allow }
+		r.garbled = func(err error) { p.deny(&r.decision, policy.Verdict{Reason: err.Error()}) }
 	}
-	sent, received := r.run(in.ctx)
-	in.mu.Lock()
-	delete(in.relays, r)
-	in.mu.Unlock()
-	in.Log(Event{
-		Closed: true, Verdict: r.verdict, Proto: "tcp", Dst: r.dst, Name: string(r.name),
-		Sent: sent, Received: received, Duration: in.Now().Sub(r.started),
-	})
+	sent, received := r.run(ctx)
+	p.untrack(r)
+	p.ended(&r.decision, r.verdict, sent, received)
 }
 
+// addrPort is the address of a TCP socket; invalid for others.
 func addrPort(a net.Addr) netip.AddrPort {
-	ap := a.(*net.TCPAddr).AddrPort()
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := tcp.AddrPort()
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 

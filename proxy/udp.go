@@ -2,7 +2,11 @@ package proxy
 
 import (
 	"errors"
+	"io"
+	"iter"
+	"maps"
 	"net"
+	"os"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -28,20 +32,36 @@ const (
 	longIdle  = 180 * time.Second
 )
 
-// udpFlow is one UDP flow: a socket on either side, both connected.
+// udpFlow is one UDP flow.
 type udpFlow struct {
-	first netns.Packet // header and some data, to quote in ICMP errors
-	app   *net.UDPConn // in the gateway: from the destination's address to the app
-	out   *net.UDPConn
-	by    *association // by which out leads to the destination; nil: directly
 	decision
-	hellos quicHellos // that the app sent
-	held   [][]byte   // datagrams that wait for the rest of a ClientHello
-	holds  int        // their bytes
+	app    udpApp
+	out    *net.UDPConn
+	by     *association // by which out leads to the destination; nil: directly
+	hellos quicHellos   // that the app sent
+	held   [][]byte     // datagrams that wait for the rest of a ClientHello
+	holds  int          // their bytes
 
 	used           atomic.Int64 // unix nanoseconds of the last datagram
 	sent, received atomic.Int64 // payload bytes
 }
+
+// udpApp is the app's side of a UDP flow.
+type udpApp interface {
+	io.WriteCloser // of datagrams from the destination
+	// unreachable says that the destination cannot be reached, or not any more.
+	unreachable(why netns.Unreachable)
+}
+
+// gatedUDP is the app's side of a flow that comes by a gate: a socket from the
+// destination's address to the app's.
+type gatedUDP struct {
+	*net.UDPConn
+	gate  *netns.Gate
+	first netns.Packet // header and some data, to quote in ICMP errors
+}
+
+func (a *gatedUDP) unreachable(why netns.Unreachable) { _ = a.gate.Unreachable(a.first, why) }
 
 // datagram handles a datagram that belongs to no flow yet. Those that come
 // while its flow is being opened wait with it.
@@ -74,45 +94,62 @@ func (in *intake) datagram(p netns.Packet) {
 	}
 	in.mu.Unlock()
 
-	f := &udpFlow{decision: in.decide(policy.UDP, p.Dst)}
-	f.owner = in.owner(p)
+	f := &udpFlow{decision: in.decide(in.origin(p), policy.UDP, p.Dst, nil)}
 	if !f.verdict.Allow {
 		in.refuse(p, f.verdict)
 		return
 	}
-	in.Log(Event{Verdict: f.verdict, Proto: "udp", Dst: p.Dst, Name: string(f.name)})
+	in.Log(f.event(f.verdict))
 	in.mu.Lock()
 	in.opening[k] = []netns.Packet{p}
 	in.mu.Unlock()
-	f.first = p
-	f.first.IP = append([]byte(nil), p.IP[:min(len(p.IP), 128)]...)
-	f.first.Payload = nil
-	in.work.Go(func() { in.open(k, f) })
+	first := p
+	first.IP = append([]byte(nil), p.IP[:min(len(p.IP), 128)]...)
+	first.Payload = nil
+	in.work.Go(func() { in.openUDP(k, f, first) })
 }
 
-// open makes the sockets of a flow, lets the waiting datagrams in and relays.
-func (in *intake) open(k flowKey, f *udpFlow) {
-	err := f.open(in, k)
+// openUDP makes the sockets of a flow, lets the waiting datagrams in and relays.
+func (in *intake) openUDP(k flowKey, f *udpFlow, first netns.Packet) {
+	f.used.Store(in.Now().UnixNano())
+	var app *net.UDPConn
+	err := in.dialUDP(in.ctx, f)
+	if err == nil {
+		if app, err = in.gate.DialUDP(k.src, k.dst); err == nil {
+			f.app = &gatedUDP{app, in.gate, first}
+		} else {
+			f.closeOut()
+		}
+	}
 	in.mu.Lock()
 	waiting := in.opening[k]
 	delete(in.opening, k)
 	var v policy.Verdict
 	if err == nil {
-		if v = in.again(&f.decision); v.Allow {
+		if v = in.track(f, &f.decision); v.Allow {
 			in.udp[k] = f
 			in.evict()
 		}
 	}
 	in.mu.Unlock()
-	if err == nil && !v.Allow {
+	switch {
+	case err == nil && v.Allow:
+		for _, p := range waiting {
+			_ = in.gate.Accept(p)
+		}
+		in.work.Go(func() {
+			defer in.endUDP(k, f)
+			in.upward(f, app)
+		})
+		defer in.endUDP(k, f)
+		in.downward(f)
+		return
+	case err == nil:
 		f.close()
 		for _, p := range waiting {
 			in.refuse(p, v)
 		}
-		in.closed(f)
-		return
-	}
-	if err != nil {
+	default:
 		why, _ := unreachable(err)
 		if failed := failure(err); failed != nil {
 			in.deny(&f.decision, policy.Verdict{Reason: "the upstream failed: " + failed.Error()})
@@ -127,31 +164,117 @@ func (in *intake) open(k flowKey, f *udpFlow) {
 				_ = in.gate.Reject(p, why)
 			}
 		}
-		in.closed(f)
-		return
 	}
-	for _, p := range waiting {
-		_ = in.gate.Accept(p)
-	}
-	in.work.Go(func() { in.relayUDP(k, f, f.out, f.app, &f.sent) })
-	in.relayUDP(k, f, f.app, f.out, &f.received)
+	in.ended(&f.decision, f.verdict, 0, 0)
 }
 
-func (f *udpFlow) open(in *intake, k flowKey) (err error) {
-	f.used.Store(in.Now().UnixNano())
-	if f.out, f.by, err = in.dialUDP(in.ctx, &f.decision); err != nil {
-		return err
+// endUDP ends a flow, once.
+func (in *intake) endUDP(k flowKey, f *udpFlow) {
+	in.mu.Lock()
+	mine := in.udp[k] == f
+	if mine {
+		delete(in.udp, k)
 	}
-	if f.app, err = in.gate.DialUDP(k.src, k.dst); err != nil {
-		f.out.Close()
-		if f.by != nil {
-			f.by.close()
+	in.mu.Unlock()
+	f.close()
+	if mine {
+		in.untrack(f)
+		in.ended(&f.decision, f.verdict, f.sent.Load(), f.received.Load())
+	}
+}
+
+// evict closes the flow that has been idle for longest if there are too many.
+// in.mu is held.
+func (in *intake) evict() {
+	if len(in.udp) > maxUDP {
+		idlest(maps.Values(in.udp)).close()
+	}
+}
+
+// idlest is the flow that has been idle for longest; nil if there is none.
+func idlest(flows iter.Seq[*udpFlow]) (f *udpFlow) {
+	for x := range flows {
+		if f == nil || x.used.Load() < f.used.Load() {
+			f = x
 		}
+	}
+	return f
+}
+
+func (f *udpFlow) close() {
+	f.app.Close()
+	f.closeOut()
+}
+
+func (f *udpFlow) closeOut() {
+	f.out.Close()
+	if f.by != nil {
+		f.by.close()
+	}
+}
+
+// abort ends a flow that is denied from here on.
+func (f *udpFlow) abort() {
+	f.app.unreachable(netns.Prohibited)
+	f.close()
+}
+
+// read reads a datagram from one of the flow's sockets; at the end of an idle
+// flow it is os.ErrDeadlineExceeded.
+func (p *Proxy) read(f *udpFlow, src *net.UDPConn) (buffer, error) {
+	for {
+		idle := shortIdle
+		if f.received.Load() > 0 {
+			idle = longIdle
+		}
+		_ = src.SetReadDeadline(time.Unix(0, f.used.Load()).Add(idle))
+		b, err := readReady(src, largeBuffer)
+		if errors.Is(err, os.ErrDeadlineExceeded) && p.Now().Sub(time.Unix(0, f.used.Load())) < idle {
+			continue // used by the other direction
+		}
+		return b, err
+	}
+}
+
+// upward relays from the app until the flow ends.
+func (p *Proxy) upward(f *udpFlow, app *net.UDPConn) {
+	for {
+		b, err := p.read(f, app)
+		if err != nil {
+			return // idle, closed, or the app closed its socket
+		}
+		err = p.send(f, b.data)
+		b.release()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// send sends a datagram of the app's on, or holds it until more is known. After
+// an error, of which the app has been told, the flow is over.
+func (p *Proxy) send(f *udpFlow, data []byte) error {
+	f.used.Store(p.Now().UnixNano())
+	if f.looked {
+		if pass, denied := p.look(f, data); denied {
+			return errDenied
+		} else if !pass {
+			return nil
+		}
+	}
+	err := f.send(data)
+	switch {
+	case err == nil:
+		f.sent.Add(int64(len(data)))
+	case errors.Is(err, unix.EMSGSIZE), errors.Is(err, unix.ENOBUFS):
+		return nil // lost, as datagrams may be
+	default:
+		f.failed(err)
 	}
 	return err
 }
 
-// send sends a datagram of the app's on.
+// send sends a datagram to the destination.
 func (f *udpFlow) send(data []byte) error {
 	if f.by != nil {
 		data = append(slices.Clip(f.by.header), data...)
@@ -160,112 +283,60 @@ func (f *udpFlow) send(data []byte) error {
 	return err
 }
 
-// evict closes the flow that has been idle for longest if there are too many.
-// in.mu is held.
-func (in *intake) evict() {
-	if len(in.udp) <= maxUDP {
+// failed tells the app of an error of the socket to the destination.
+func (f *udpFlow) failed(err error) {
+	if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
 		return
 	}
-	var oldest *udpFlow
-	for _, f := range in.udp {
-		if oldest == nil || f.used.Load() < oldest.used.Load() {
-			oldest = f
-		}
-	}
-	oldest.close()
-}
-
-func (f *udpFlow) close() {
-	f.app.Close()
-	f.out.Close()
-	if f.by != nil {
-		f.by.close()
+	if why, ok := unreachable(err); ok {
+		f.app.unreachable(why)
 	}
 }
 
-// relayUDP relays one direction until the flow ends: idle, closed, or unreachable.
-func (in *intake) relayUDP(k flowKey, f *udpFlow, dst, src *net.UDPConn, count *atomic.Int64) {
-	defer in.end(k, f)
+// downward relays to the app until the flow ends.
+func (p *Proxy) downward(f *udpFlow) {
 	for {
-		idle := shortIdle
-		if f.received.Load() > 0 {
-			idle = longIdle
-		}
-		_ = src.SetReadDeadline(time.Unix(0, f.used.Load()).Add(idle))
-		b, err := readReady(src, largeBuffer)
-		if errors.Is(err, unix.ECONNREFUSED) && src == f.app {
-			return // the app closed its socket
-		}
-		if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
-			if in.Now().Sub(time.Unix(0, f.used.Load())) < idle {
-				continue // used by the other direction
-			}
+		b, err := p.read(f, f.out)
+		if err != nil {
+			f.failed(err)
 			return
 		}
-		if err == nil && src == f.app && f.looked {
-			pass, denied := in.look(f, b.data)
-			if denied || !pass {
-				b.release()
-				f.used.Store(in.Now().UnixNano())
-			}
-			if denied {
-				return
-			}
-			if !pass {
-				continue
-			}
+		f.used.Store(p.Now().UnixNano())
+		data, ok := b.data, true
+		if f.by != nil {
+			data, ok = f.by.receive(data)
 		}
-		if err == nil {
-			f.used.Store(in.Now().UnixNano())
-			data, ok := b.data, true
-			if src == f.out && f.by != nil {
-				data, ok = f.by.receive(data)
-			}
-			n := int64(len(data))
-			switch {
-			case !ok:
-			case dst == f.out:
-				err = f.send(data)
-			default:
-				_, err = dst.Write(data)
-			}
-			b.release()
-			if err == nil {
-				count.Add(n)
-				continue
-			}
-			if errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.ENOBUFS) {
-				continue // lost, as datagrams may be
-			}
+		n := len(data)
+		if ok {
+			_, err = f.app.Write(data)
 		}
-		if errors.Is(err, net.ErrClosed) {
+		b.release()
+		switch {
+		case err == nil:
+			f.received.Add(int64(n))
+		case errors.Is(err, unix.EMSGSIZE), errors.Is(err, unix.ENOBUFS): // lost, as datagrams may be
+		default:
 			return
 		}
-		if src == f.out || dst == f.out {
-			if why, ok := unreachable(err); ok {
-				_ = in.gate.Unreachable(f.first, why)
-			}
-		}
-		return
 	}
 }
 
 // look judges the names that a datagram of the app's shows. It is false if the
 // datagram has to wait for others; those that waited for it have been sent.
-func (in *intake) look(f *udpFlow, datagram []byte) (pass, denied bool) {
+func (p *Proxy) look(f *udpFlow, datagram []byte) (pass, denied bool) {
 	names, more, err := f.hellos.read(datagram)
 	if f.holds += len(datagram); err == nil && more && (f.holds > maxHeld || len(f.held) == maxWaiting) {
 		err = errLongHello
 	}
 	if err != nil {
 		v := policy.Verdict{Reason: err.Error()}
-		in.Log(Event{Verdict: v, Proto: "udp", Dst: f.dst, Name: string(f.name)})
-		in.refuseUDP(f, v)
+		p.deny(&f.decision, v)
+		f.refuse(v)
 		return false, true
 	}
 	for _, shown := range names {
-		if v := in.judge(&f.decision, shown); !v.Allow {
-			in.refuseUDP(f, v)
+		if v := p.judge(&f.decision, shown); !v.Allow {
+			f.refuse(v)
 			return false, true
 		}
 	}
@@ -284,33 +355,11 @@ func (in *intake) look(f *udpFlow, datagram []byte) (pass, denied bool) {
 
 var errLongHello = errors.New("the QUIC ClientHello does not end")
 
-// refuseUDP tells the app that a flow is denied from here on: by an ICMP error,
-// and in QUIC's own way, as few clients hear of the other.
-func (in *intake) refuseUDP(f *udpFlow, v policy.Verdict) {
+// refuse tells the app that a flow is denied from here on: by an ICMP error, and
+// in QUIC's own way, as few clients hear of the other.
+func (f *udpFlow) refuse(v policy.Verdict) {
 	if refusal := f.hellos.refusal("appfw: " + v.Reason); refusal != nil {
 		_, _ = f.app.Write(refusal)
 	}
-	_ = in.gate.Unreachable(f.first, netns.Prohibited)
-}
-
-// end ends a flow, once.
-func (in *intake) end(k flowKey, f *udpFlow) {
-	in.mu.Lock()
-	mine := in.udp[k] == f
-	if mine {
-		delete(in.udp, k)
-	}
-	in.mu.Unlock()
-	f.close()
-	if mine {
-		in.closed(f)
-	}
-}
-
-// closed reports the end of a flow.
-func (in *intake) closed(f *udpFlow) {
-	in.Log(Event{
-		Closed: true, Verdict: f.verdict, Proto: "udp", Dst: f.dst, Name: string(f.name),
-		Sent: f.sent.Load(), Received: f.received.Load(), Duration: in.Now().Sub(f.started),
-	})
+	f.app.unreachable(netns.Prohibited)
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"appfw/proxy"
 )
 
 // The table explains itself.
@@ -227,7 +229,7 @@ func denialOf(r record) string {
 	what := "dns " + r.Name
 	if r.Event != "dns" {
 		addr, _ := netip.ParseAddr(r.Addr) // none for a packet that has no destination
-		what = r.Proto + " " + destination(r.Name, netip.AddrPortFrom(addr, r.Port))
+		what = r.Proto + " " + proxy.Destination(r.Name, netip.AddrPortFrom(addr, r.Port))
 	}
 	return printable(what) + ": " + printable(r.Reason)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
@@ -16,7 +17,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"appfw/dnsguard"
 	"appfw/netns"
 	"appfw/proxy"
 )
@@ -57,13 +57,17 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 	if err != nil {
 		return err
 	}
-	report := newReporter(flags, host.resolv)
-	rules := &live{flags: flags.policy, host: host, report: report}
-	first, err := flags.policy.load(host)
+	log, err := openLog(flags.log, func() (*os.File, error) { return os.NewFile(logFD, flags.log), nil })
 	if err != nil {
 		return err
 	}
-	rules.current.Store(first)
+	report := newReporter(log, flags.quiet, host.resolv)
+	rules := &live{flags: flags.policy, host: host, report: report}
+	var app *netns.Namespace
+	first, err := rules.open(proxy.Config{Owner: func(proto uint8, src, dst netip.AddrPort) string { return app.Owner(proto, src, dst) }})
+	if err != nil {
+		return err
+	}
 	dir, err := os.Getwd()
 	if err != nil {
 		return fmt.Errorf("find the working directory: %w", err)
@@ -75,13 +79,8 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 	if err != nil {
 		return cannotIsolate(err)
 	}
-	pins := new(dnsguard.Pins)
-	guard := dnsguard.New(dnsguard.Config{
-		Policy: rules.policy, Upstream: rules, Pins: pins, Hosts: rules.hosts, Zone: rules.zone, Now: time.Now, Log: report.question,
-		Synthetic: first.synthetic(),
-	})
-	p := proxy.New(proxy.Config{Policy: rules.policy, Pins: pins, Guard: guard, Now: time.Now, Log: report.event, Chain: rules.chain, Owner: g.app.Owner})
-	rules.changed = p.Recheck
+	app = g.app
+	p := rules.proxy
 
 	var serving sync.WaitGroup
 	failed := make(chan error, 3)
@@ -92,13 +91,13 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 			}
 		})
 	}
-	serve("resolver", func() error { return guard.Serve(ctx, g.tcp53, g.udp53) })
+	serve("resolver", func() error { return p.Guard.Serve(ctx, g.tcp53, g.udp53) })
 	serve("gateway", func() error { return p.Serve(ctx, g.gate) })
 	serve("loopback", func() error { return p.Serve(ctx, g.loopback) })
 
 	watch := newAppSignals()
 	pid, err := g.app.Start(netns.Command{
-		Args: args, Env: os.Environ(), Dir: dir,
+		Args: args, Env: appEnv(flags.proxyEnv), Dir: dir,
 		Files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
 		View:  appView(host, first.rules.Shown),
 	})

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"appfw/dnsguard"
 	"appfw/netns"
 	"appfw/policy"
+	"appfw/proxy"
 )
 
 // hostConfig is what appfw reads of the host's configuration.
@@ -100,6 +102,28 @@ func appView(h hostConfig, shown []string) netns.View {
 		}
 	}
 	return v
+}
+
+// appEnv is the app's environment. With proxies, the variables by which programs
+// find one name the one in the gateway.
+func appEnv(proxies bool) []string {
+	env := os.Environ()
+	if !proxies {
+		return env
+	}
+	at := netip.AddrPortFrom(netns.Gateway4, proxy.ExplicitPort).String()
+	for name, value := range map[string]string{
+		"ALL_PROXY":   "socks5h://" + at,
+		"HTTP_PROXY":  "http://" + at,
+		"HTTPS_PROXY": "http://" + at,
+		"NO_PROXY":    "localhost,127.0.0.1,::1",
+	} {
+		for _, name := range []string{name, strings.ToLower(name)} { // programs read the one or the other
+			env = slices.DeleteFunc(env, func(v string) bool { return strings.HasPrefix(v, name+"=") })
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
 }
 
 func resolvConf(host dnsguard.ResolvConf) []byte {

@@ -101,9 +101,36 @@ type live struct {
 	flags   policyFlags
 	host    hostConfig
 	report  *reporter
-	changed func() // called when another policy is in force
+	check   func(*loaded) error // says what cannot be in force; may be nil
+	trusted bool                // nobody who is judged by its files could change them
+	proxy   *proxy.Proxy        // that judges by it
 
 	current atomic.Pointer[loaded]
+}
+
+// open reads the policy and makes the proxy that judges by it. What the policy
+// says goes into the configuration of that.
+func (l *live) open(c proxy.Config) (first *loaded, err error) {
+	if first, err = l.load(); err != nil {
+		return nil, err
+	}
+	l.current.Store(first)
+	c.Pins = new(dnsguard.Pins)
+	c.Guard = dnsguard.New(dnsguard.Config{
+		Policy: l.policy, Upstream: l, Pins: c.Pins, Hosts: l.hosts, Zone: l.zone, Now: time.Now, Log: l.report.question,
+		Synthetic: first.synthetic(),
+	})
+	c.Policy, c.Chain, c.Now, c.Log = l.policy, l.chain, time.Now, l.report.event
+	l.proxy = proxy.New(c)
+	return first, nil
+}
+
+func (l *live) load() (*loaded, error) {
+	next, err := l.flags.load(l.host)
+	if err == nil && l.check != nil {
+		err = l.check(next)
+	}
+	return next, err
 }
 
 func (l *live) policy() *policy.Policy              { return l.current.Load().rules }
@@ -144,7 +171,10 @@ func (l *live) watch(ctx context.Context, asked <-chan struct{}) {
 			return
 		}
 		now := stamps(files)
-		path, theirs := writable(files)
+		path, theirs := "", false
+		if !l.trusted {
+			path, theirs = writable(files)
+		}
 		switch {
 		case now != last: // not settled
 		case len(files) == 0 && wanted:
@@ -171,7 +201,7 @@ func (l *live) watch(ctx context.Context, asked <-chan struct{}) {
 func (l *live) reload() {
 	old := l.current.Load()
 	l.host.refresh()
-	next, err := l.flags.load(l.host)
+	next, err := l.load()
 	if err == nil && next.rules.OpenByDefault() && !old.rules.OpenByDefault() {
 		err = errors.New("without an allow, all would be allowed that no rule denies; write default allow if that is meant")
 	}
@@ -191,7 +221,7 @@ func (l *live) reload() {
 		}
 	}
 	l.current.Store(next)
-	l.changed()
+	l.proxy.Recheck()
 	l.report.reloaded("the policy was read anew")
 }
 

@@ -3,8 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"io"
-	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -28,7 +26,9 @@ type record struct {
 	Addr      string    `json:"addr,omitempty"`
 	Port      uint16    `json:"port,omitempty"`
 	Name      string    `json:"name,omitempty"`
-	Type      string    `json:"type,omitempty"` // of a question
+	Client    string    `json:"client,omitempty"` // of serve: its address
+	User      string    `json:"user,omitempty"`   // and who it is
+	Type      string    `json:"type,omitempty"`   // of a question
 	Rule      string    `json:"rule,omitempty"`
 	Reason    string    `json:"reason"`
 	Sent      *int64    `json:"sent,omitempty"`
@@ -45,37 +45,48 @@ type reporter struct {
 	search []string // the host's search list
 
 	mu     sync.Mutex
-	log    io.Writer // nil: none
-	file   *os.File  // what log is to be closed; nil if it is stderr
-	failed error     // of the first write that failed
+	log    *os.File // nil: none
+	failed error    // of the first write that failed
 	quiet  bool
 	seen   map[string]bool
 }
 
-// newReporter makes the reporter of the gateway; the supervisor opened the log.
-func newReporter(f runFlags, host dnsguard.ResolvConf) *reporter {
-	r := &reporter{quiet: f.quiet, seen: make(map[string]bool)}
+// newReporter makes a reporter with a log, which is nil if there is none.
+func newReporter(log *os.File, quiet bool, host dnsguard.ResolvConf) *reporter {
+	r := &reporter{log: log, quiet: quiet, seen: make(map[string]bool)}
 	for _, line := range host.Lines {
 		if fields := strings.Fields(line); fields[0] != "options" {
 			r.search = fields[1:]
 		}
 	}
-	switch f.log {
-	case "":
-	case "-":
-		r.log = os.Stderr
-	default:
-		r.file = os.NewFile(logFD, f.log)
-		r.log = r.file
-	}
 	return r
+}
+
+// openLog opens the log that --log names; nil if it names none.
+func openLog(name string, open func() (*os.File, error)) (*os.File, error) {
+	switch name {
+	case "":
+		return nil, nil
+	case "-":
+		return os.Stderr, nil
+	}
+	log, err := open()
+	if err != nil {
+		return nil, fmt.Errorf("--log: %w", err)
+	}
+	return log, nil
+}
+
+// appendLog opens a file for the log.
+func appendLog(name string) (*os.File, error) {
+	return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 }
 
 func (r *reporter) close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.file != nil {
-		if err := r.file.Close(); r.failed == nil {
+	if r.log != nil && r.log != os.Stderr {
+		if err := r.log.Close(); r.failed == nil {
 			r.failed = err
 		}
 	}
@@ -92,9 +103,10 @@ func (r *reporter) event(e proxy.Event) {
 	}
 	rec := newRecord("decision", e.Verdict)
 	rec.Proto, rec.Name = e.Proto, e.Name
-	if e.Dst.IsValid() {
-		rec.Addr, rec.Port = e.Dst.Addr().String(), e.Dst.Port()
+	if rec.Port = e.Dst.Port(); e.Dst.IsValid() {
+		rec.Addr = e.Dst.Addr().String()
 	}
+	rec.Client, rec.User = e.Client, e.User
 	if e.Closed {
 		ms := e.Duration.Milliseconds()
 		rec.Event, rec.Sent, rec.Received, rec.Duration = "close", &e.Sent, &e.Received, &ms
@@ -103,7 +115,7 @@ func (r *reporter) event(e proxy.Event) {
 	if e.Verdict.Allow || e.Closed {
 		return
 	}
-	r.denied(e.Proto+" "+destination(e.Name, e.Dst), e.Verdict)
+	r.denied(e.What(), e.Verdict)
 }
 
 // question records a name that was looked up.
@@ -177,10 +189,7 @@ func (r *reporter) denied(what string, v policy.Verdict) {
 	if r.quiet {
 		return
 	}
-	line := fmt.Sprintf("appfw: denied %s: %s", printable(what), printable(v.Reason))
-	if v.Hint != "" {
-		line += fmt.Sprintf(" (to allow: --allow %s)", printable(v.Hint))
-	}
+	line := printable(fmt.Sprintf("appfw: denied %s: %s", what, v))
 	if len(r.seen) > maxReported {
 		line = "appfw: too many denied destinations; no more of them are printed (--log has them all)"
 	}
@@ -201,21 +210,6 @@ func newline() string {
 		return "\r\n"
 	}
 	return "\n"
-}
-
-// destination is HOST:PORT with the name if there is one.
-func destination(name string, dst netip.AddrPort) string {
-	switch {
-	case name != "" && dst.Port() != 0:
-		return fmt.Sprintf("%s:%d", name, dst.Port())
-	case name != "":
-		return name
-	case !dst.IsValid():
-		return "packet"
-	case dst.Port() == 0:
-		return dst.Addr().String()
-	}
-	return dst.String()
 }
 
 // printable escapes what a terminal could take for more than text of one line.

@@ -47,6 +47,8 @@ type runFlags struct {
 	log    string
 	quiet  bool
 	user   string
+	// proxyEnv has the program told of the explicit proxy.
+	proxyEnv bool
 }
 
 func (f *runFlags) register(c *cobra.Command) {
@@ -54,6 +56,7 @@ func (f *runFlags) register(c *cobra.Command) {
 	f.policy.register(c)
 	c.Flags().StringVar(&f.log, "log", "", "write one JSON object a decision to `FILE`; - is stderr")
 	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "print no line for denied destinations")
+	c.Flags().BoolVar(&f.proxyEnv, "proxy-env", false, "set ALL_PROXY, HTTP_PROXY, HTTPS_PROXY and NO_PROXY for CMD, to appfw's own proxy")
 	c.Flags().StringVar(&f.user, "user", "", "as root: run CMD as `USER`, a name or uid (without it: who called sudo)")
 }
 
@@ -112,7 +115,7 @@ func supervise(flags runFlags, args []string) error {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.ExtraFiles = []*os.File{gateway}
 	if flags.log != "" && flags.log != "-" {
-		log, err := os.OpenFile(flags.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		log, err := appendLog(flags.log)
 		if err != nil {
 			return fmt.Errorf("--log: %w", err)
 		}

@@ -1,13 +1,12 @@
 package main
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"time"
 
-	"github.com/miekg/dns"
 	"github.com/spf13/cobra"
 
 	"appfw/dnsguard"
@@ -64,15 +63,9 @@ func explain(c *cobra.Command, flags policyFlags, dest string) error {
 	}
 	current := func() *policy.Policy { return rules }
 	pins := new(dnsguard.Pins)
-	var unanswered *policy.Verdict // why the name has no address for the app
 	guard := dnsguard.New(dnsguard.Config{
 		Policy: current, Upstream: policies.resolvers, Pins: pins, Now: time.Now, Zone: policies.resolvers.Zone,
 		Hosts: func() map[policy.Name][]netip.Addr { return policies.hosts }, Synthetic: policies.synthetic(),
-		Log: func(q dnsguard.Question) {
-			if !q.Verdict.Allow {
-				unanswered = &q.Verdict
-			}
-		},
 	})
 	p := proxy.New(proxy.Config{Policy: current, Pins: pins, Guard: guard, Now: time.Now})
 
@@ -83,9 +76,9 @@ func explain(c *cobra.Command, flags policyFlags, dest string) error {
 			v.Hint = policy.Destination(policy.Flow{Proto: target.Proto, Name: target.Name, Port: target.Port})
 			return verdict(c, "dns "+string(target.Name), v)
 		}
-		addrs, err = lookUp(c.Context(), guard, target.Name)
-		if err != nil && unanswered != nil {
-			return verdict(c, "dns "+string(target.Name), *unanswered)
+		addrs, _, err = guard.Resolve(c.Context(), target.Name)
+		if denied, ok := errors.AsType[*dnsguard.DeniedError](err); ok {
+			return verdict(c, "dns "+string(target.Name), denied.Verdict)
 		}
 		if err != nil {
 			fmt.Fprintf(c.OutOrStdout(), "%s: %s (%s)\n", target.Name, err, v.Reason)
@@ -97,7 +90,7 @@ func explain(c *cobra.Command, flags policyFlags, dest string) error {
 	for _, a := range addrs {
 		to := netip.AddrPortFrom(a, target.Port)
 		v, name := p.Decide(rules, target.Proto, to)
-		what := target.Proto.String() + " " + destination(string(name), to)
+		what := target.Proto.String() + " " + proxy.Destination(string(name), to)
 		if _, synthetic := guard.Synthetic.Name(a); name != "" && !synthetic {
 			what += " (" + a.String() + ")"
 		}
@@ -121,37 +114,6 @@ func verdict(c *cobra.Command, what string, v policy.Verdict) error {
 		fmt.Fprintf(c.OutOrStdout(), "allow %s: %s\n", what, v.Reason)
 		return nil
 	}
-	line := fmt.Sprintf("deny %s: %s", what, v.Reason)
-	if v.Hint != "" {
-		line += " (to allow: --allow " + v.Hint + ")"
-	}
-	fmt.Fprintln(c.OutOrStdout(), printable(line))
+	fmt.Fprintln(c.OutOrStdout(), printable(fmt.Sprintf("deny %s: %s", what, v)))
 	return &exitError{code: exitDenied}
-}
-
-// lookUp resolves a name to all its addresses.
-func lookUp(ctx context.Context, g *dnsguard.Guard, name policy.Name) (addrs []netip.Addr, err error) {
-	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
-		q := new(dns.Msg)
-		q.SetQuestion(dns.Fqdn(string(name)), qtype)
-		m := g.Answer(ctx, q)
-		if m.Rcode != dns.RcodeSuccess && err == nil {
-			err = fmt.Errorf("it does not resolve: %s", dns.RcodeToString[m.Rcode])
-		}
-		for _, rr := range m.Answer {
-			switch rr := rr.(type) {
-			case *dns.A:
-				addrs = append(addrs, netip.AddrFrom4([4]byte(rr.A.To4())))
-			case *dns.AAAA:
-				addrs = append(addrs, netip.AddrFrom16([16]byte(rr.AAAA.To16())))
-			}
-		}
-	}
-	if len(addrs) > 0 {
-		return addrs, nil
-	}
-	if err == nil {
-		err = fmt.Errorf("it has no address")
-	}
-	return nil, err
 }
