@@ -34,7 +34,13 @@ type session struct {
 // session starts an app: flags, "--", command.
 func (w *world) session(args ...string) *session {
 	w.t.Helper()
-	s := &session{world: w, cmd: w.Command(w.t.Context(), w.user, program, append([]string{"run"}, args...)...), out: newOutput(), err: newOutput()}
+	return w.start(append([]string{"run"}, args...)...)
+}
+
+// start starts the program with args.
+func (w *world) start(args ...string) *session {
+	w.t.Helper()
+	s := &session{world: w, cmd: w.Command(w.t.Context(), w.user, program, args...), out: newOutput(), err: newOutput()}
 	s.cmd.Env = append(s.cmd.Env, raceEnv...)
 	s.cmd.Stdout, s.cmd.Stderr = s.out, s.err
 	in, err := s.cmd.StdinPipe()

@@ -149,3 +149,12 @@ func (n *Internet) ListenPacketOnHost(network, address string) (c net.PacketConn
 	}
 	return c, err
 }
+
+// DialFromHost is net.Dial in the simulated host. address is an IP literal with port.
+func (n *Internet) DialFromHost(network, address string) (c net.Conn, err error) {
+	err = n.host.do(func() error {
+		c, err = net.Dial(network, address)
+		return err
+	})
+	return c, err
+}
