@@ -30,12 +30,14 @@ type Config struct {
 }
 
 // words are the lines there are.
-var words = []string{"allow", "allow-suffix", "deny", "default", "policy", "hosts", "dns", "dns-budget", "upstream", "isolate", "synthetic", "allow-unix"}
+var words = []string{"allow", "allow-suffix", "deny", "default", "policy", "hosts", "dns", "dns-budget", "upstream", "isolate", "synthetic", "allow-unix", "allow-from", "deny-from"}
 
 // Compile compiles a policy. Mistakes are a [*SyntaxError].
 func Compile(c Config) (*Policy, error) {
-	p := &Policy{names: make(map[Name]*nameRules), ancestors: make(map[Name]struct{}), Upstreams: make(map[string][]Line)}
-	b := builder{Policy: p, open: c.Open}
+	p := newPolicy()
+	p.from = newPolicy()
+	p.from.ingress = true
+	b := builder{Policy: p, open: c.Open, from: &builder{Policy: p.from, open: c.Open}}
 	for _, line := range c.Lines {
 		if err := b.line(line, 0); err != nil {
 			return nil, err
@@ -52,14 +54,20 @@ func Compile(c Config) (*Policy, error) {
 	if b.defaultPos == nil {
 		p.fallback = !b.allows && p.count > 0
 	}
+	p.from.fallback = !b.from.allows
 	return p, nil
+}
+
+func newPolicy() *Policy {
+	return &Policy{names: make(map[Name]*nameRules), ancestors: make(map[Name]struct{}), Upstreams: make(map[string][]Line)}
 }
 
 type builder struct {
 	*Policy
 	open       func(name string) (io.ReadCloser, error)
-	allows     bool   // there is an allow rule
-	vias       []Line // what rules have after via=
+	from       *builder // of Policy.from
+	allows     bool     // there is an allow rule
+	vias       []Line   // what rules have after via=
 	defaultPos *Pos
 }
 
@@ -70,6 +78,8 @@ func (b *builder) line(l Line, depth int) error {
 	switch l.Word {
 	case "allow", "allow-suffix", "deny":
 		return b.destination(l)
+	case "allow-from", "deny-from":
+		return b.from.destination(l)
 	case "default":
 		return b.setDefault(l)
 	case "policy":
@@ -227,14 +237,14 @@ func (b *builder) openFile(l Line, name string) (io.ReadCloser, string, error) {
 
 func (b *builder) destination(l Line) error {
 	b.count++
-	rule := &Rule{Allow: l.Word != "deny", Text: l.Word + " " + l.Arg, Pos: l.Pos}
+	rule := &Rule{Allow: !strings.HasPrefix(l.Word, "deny"), Text: l.Word + " " + l.Arg, Pos: l.Pos}
 	b.allows = b.allows || rule.Allow
 	if l.Pos.Line == 0 {
 		rule.Text = l.Pos.File + " " + l.Arg
 		rule.Pos = Pos{File: "command line"}
 	}
 	rule.reason = rule.why()
-	if dest, via, ok := cutVia(l.Arg); ok {
+	if dest, via, ok := cutVia(l.Arg); ok && !b.ingress {
 		pos := l.Pos
 		pos.Column = max(pos.Column, 1) + strings.LastIndex(l.Arg, via)
 		if !rule.Allow || via == "" {
@@ -252,6 +262,9 @@ func (b *builder) destination(l Line) error {
 	if err == nil && l.Word == "allow" {
 		err = rule.host.checkSuffix()
 	}
+	if err == nil && b.ingress {
+		err = checkClient(rule.host, rule.scope, l.Arg)
+	}
 	if err != nil {
 		if w, ok := err.(*wordError); ok {
 			return w.at(l.Pos, l.Arg)
@@ -259,6 +272,19 @@ func (b *builder) destination(l Line) error {
 		return err
 	}
 	b.add(rule)
+	return nil
+}
+
+var errClientName = errors.New("a client is known by its address alone")
+
+// checkClient is an error for rules that no client can match.
+func checkClient(h host, sc scope, arg string) error {
+	switch {
+	case h.kind != anyHost && h.kind != addresses:
+		return &wordError{word: arg, msg: errClientName.Error()}
+	case len(sc.ports[TCP])+len(sc.ports[UDP]) == 0:
+		return &wordError{word: arg, msg: "only TCP and UDP ports are published"}
+	}
 	return nil
 }
 
@@ -362,6 +388,9 @@ func (b *builder) list(l Line, rule *Rule, file string) error {
 		}
 		if rule.Allow {
 			b.opened(h)
+		}
+		if b.ingress && h.kind != addresses {
+			return errClientName
 		}
 		if h.kind != addresses {
 			if !set.names[h.kind].add(h.name, line) {

@@ -34,6 +34,9 @@ type Policy struct {
 
 	ancestors map[Name]struct{} // of the names that are allowed
 
+	from    *Policy // judges clients of published ports; nil in itself
+	ingress bool    // it is such a policy
+
 	fallback     bool   // what no rule matches is allowed
 	fallbackText string // the line that says so; "" if it follows from the rules
 	denyNames    bool   // some deny rule speaks of names
@@ -105,6 +108,8 @@ type Verdict struct {
 	// Via is how an allowed flow goes out: Direct, or the name of a chain in
 	// Upstreams.
 	Via string
+
+	from bool // it is on a client
 }
 
 // String is the reason, and what to do about a denial.
@@ -112,7 +117,11 @@ func (v Verdict) String() string {
 	if v.Allow || v.Hint == "" {
 		return v.Reason
 	}
-	return v.Reason + " (to allow: --allow " + v.Hint + ")"
+	flag := "--allow "
+	if v.from {
+		flag = "--allow-from "
+	}
+	return v.Reason + " (to allow: " + flag + v.Hint + ")"
 }
 
 // match is a rule that matches a flow, and the host by which it does: the
@@ -135,11 +144,22 @@ func (p *Policy) Decide(f Flow) Verdict {
 	return p.decide(f, all, all[:0])
 }
 
+// DecideFrom says whether a client with the address may come to a published port.
+// Without an allow-from for any, all may that no deny-from is for.
+func (p *Policy) DecideFrom(proto Proto, client netip.Addr, port uint16) Verdict {
+	v := p.from.Decide(Flow{Proto: proto, Addr: client.Unmap().WithZone(""), Port: port})
+	v.from = true
+	return v
+}
+
 // matchFlow appends the rules that match the flow's address and name, whatever
 // the protocol and port. Those for the address come first, the narrowest of
 // them before all.
 func (p *Policy) matchFlow(all []match, f Flow) []match {
-	if f.Addr.IsValid() {
+	switch {
+	case p.ingress: // an address that embeds another is not that one's
+		all = append(all, p.matchAddr(f.Addr)...)
+	case f.Addr.IsValid():
 		addr := Embedded(f.Addr)
 		all = append(all, p.matchAddr(addr)...)
 		if outer := f.Addr.WithZone("").Unmap(); outer != addr {
@@ -161,7 +181,7 @@ func (p *Policy) matchFlow(all []match, f Flow) []match {
 // the protocol and port as well in matches, which may be the start of all.
 func (p *Policy) decide(f Flow, all, matches []match) Verdict {
 	kind := ""
-	if f.Addr.IsValid() {
+	if f.Addr.IsValid() && !p.ingress {
 		kind = Special(f.Addr)
 	}
 	switch kind {
@@ -217,7 +237,7 @@ func (p *Policy) judge(f Flow, kind string, matches []match, unpinned bool) Verd
 			namedSpecial = true
 		case kind == "loopback" && !x.loopback:
 			// opened only by a rule that names it
-		case guarded(f.Proto, f.Port) && !x.rule.ports:
+		case !p.ingress && guarded(f.Proto, f.Port) && !x.rule.ports:
 		default:
 			valid = append(valid, x)
 		}
@@ -259,7 +279,7 @@ func (p *Policy) judge(f Flow, kind string, matches []match, unpinned bool) Verd
 		return Verdict{Reason: fmt.Sprintf("the name %s was not resolved to this address", f.Name)}
 	case kind == "loopback":
 		v.Reason = "the host's loopback is reached only if a rule names it"
-	case guarded(f.Proto, f.Port):
+	case !p.ingress && guarded(f.Proto, f.Port):
 		v.Reason = fmt.Sprintf("port %d is for resolvers, which only a rule with that port allows", f.Port)
 	case p.fallbackText != "":
 		v = Verdict{Allow: p.fallback, Reason: p.fallbackText, Via: p.way(Default)}
@@ -406,6 +426,9 @@ func (p *Policy) HasBelow(n Name) bool {
 // OpenByDefault tells whether what no rule matches is allowed though no line says
 // so.
 func (p *Policy) OpenByDefault() bool { return p.fallback && p.fallbackText == "" }
+
+// OpenToAll tells whether clients may come that no rule speaks of.
+func (p *Policy) OpenToAll() bool { return p.from.fallback }
 
 // JudgesNames tells whether a name that a flow shows can change the verdict on
 // a flow that is allowed for its address.
