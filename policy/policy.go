@@ -290,7 +290,11 @@ func (p *Policy) judge(f Flow, kind string, matches []match, unpinned bool) Verd
 	default:
 		v.Reason = "no rule allows it"
 	}
-	if !v.Allow {
+	switch {
+	case v.Allow:
+	case p.ingress:
+		v.Hint = written(f)
+	default:
 		v.Hint = Destination(hinted(f))
 	}
 	return v
@@ -512,16 +516,21 @@ func (p *Policy) matchName(found []match, n Name) []match {
 
 // Destination writes a flow as a rule that allows it would name it.
 func Destination(f Flow) string {
-	addr := Embedded(f.Addr) // what rules see
+	f.Addr = Embedded(f.Addr) // what rules see
+	return written(f)
+}
+
+// written is Destination for an address that is what it is.
+func written(f Flow) string {
 	to := string(f.Name)
 	switch {
 	case to != "" && likeKeyword(to) != "":
 		to += "."
 	case to != "":
-	case f.Port != 0 && addr.Is6():
-		to = "[" + addr.String() + "]"
+	case f.Port != 0 && f.Addr.Is6():
+		to = "[" + f.Addr.String() + "]"
 	default:
-		to = addr.String()
+		to = f.Addr.String()
 	}
 	if f.Port != 0 {
 		to = fmt.Sprintf("%s:%d", to, f.Port)
