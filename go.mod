@@ -3,6 +3,7 @@ module appfw
 go 1.26.0
 
 require (
+	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/florianl/go-nfqueue/v2 v2.0.2
 	github.com/gaissmai/bart v0.30.0
 	github.com/google/nftables v0.3.0

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/florianl/go-nfqueue/v2"
 	"golang.org/x/sys/unix"
@@ -299,6 +300,89 @@ func (g *Gate) DialUDP(app, dst netip.AddrPort) (*net.UDPConn, error) {
 		return nil, fmt.Errorf("open UDP flow: %w", err)
 	}
 	return conn, nil
+}
+
+// connectTime is how long an app may take to accept a connection. Its kernel does
+// so at once, unless its backlog is full.
+const connectTime = 10 * time.Second
+
+// DialTCP connects to a port of the app's. To the app, the connection comes from
+// the given address, whoever's that is; with port 0, from any port.
+func (g *Gate) DialTCP(from, app netip.AddrPort) (*net.TCPConn, error) {
+	var socket *os.File
+	err := g.ns.Do(func() (err error) {
+		socket, err = connecting(from, app)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open a connection to the app: %w", err)
+	}
+	defer socket.Close()
+	// The rest takes place elsewhere: the namespace's thread is not held up.
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	_ = socket.SetWriteDeadline(time.Now().Add(connectTime))
+	var failed error
+	err = raw.Write(func(fd uintptr) bool {
+		if _, perr := unix.Getpeername(int(fd)); perr == nil {
+			return true
+		}
+		errno, serr := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
+		if serr == nil && errno != 0 {
+			serr = unix.Errno(errno)
+		}
+		failed = serr
+		return failed != nil
+	})
+	if err == nil {
+		err = failed
+	}
+	if err != nil {
+		return nil, fmt.Errorf("connect to the app: %w", err)
+	}
+	conn, err := net.FileConn(socket)
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.TCPConn), nil
+}
+
+// connecting is a TCP socket of the calling thread's namespace that is on its way
+// to the app.
+func connecting(from, app netip.AddrPort) (*os.File, error) {
+	domain := unix.AF_INET6
+	if app.Addr().Is4() {
+		domain = unix.AF_INET
+	}
+	fd, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	for _, set := range []func(int, bool) error{transparent, reuse, reno} {
+		if err == nil {
+			err = set(fd, domain == unix.AF_INET6)
+		}
+	}
+	if err == nil {
+		err = unix.Bind(fd, sockaddr(from))
+	}
+	if err == nil {
+		err = unix.Connect(fd, sockaddr(app))
+	}
+	if err != nil && err != unix.EINPROGRESS {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "connection"), nil
+}
+
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
+	}
+	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
 }
 
 // ListenUDP opens a UDP port at an address of the namespace's.

@@ -18,6 +18,7 @@ type decision struct {
 	origin
 	proto   policy.Proto
 	dst     netip.AddrPort
+	ingress bool          // it comes from a client: dst is that, with the port of the host that it came to
 	asked   *dnsguard.Pin // by which a client of the explicit proxy came to dst; nil: by none
 	rules   *policy.Policy
 	verdict policy.Verdict
@@ -70,6 +71,16 @@ func (p *Proxy) decide(from origin, proto policy.Proto, dst netip.AddrPort, aske
 	return d
 }
 
+// decideFrom decides on a flow that a client of a published port begins.
+func (p *Proxy) decideFrom(proto policy.Proto, client netip.AddrPort, port uint16) decision {
+	d := decision{
+		origin: origin{client: client.String()}, ingress: true, proto: proto, dst: netip.AddrPortFrom(client.Addr(), port),
+		rules: p.Policy(), started: p.Now(), shown: new(shownNames),
+	}
+	d.verdict = d.rules.DecideFrom(proto, client.Addr(), port)
+	return d
+}
+
 // judge decides on a name that a flow shows, and reports a denial.
 func (p *Proxy) judge(d *decision, shown policy.Name) policy.Verdict {
 	d.shown.add(shown) // before, so that Recheck sees it if the policy changes meanwhile
@@ -84,7 +95,7 @@ func (p *Proxy) judge(d *decision, shown policy.Name) policy.Verdict {
 
 // event is one of the flow.
 func (d *decision) event(v policy.Verdict) Event {
-	return Event{Verdict: v, Proto: d.proto.String(), Dst: d.dst, Name: string(d.name), Client: d.client, User: d.user}
+	return Event{Verdict: v, Proto: d.proto.String(), Dst: d.dst, Name: string(d.name), Ingress: d.ingress, Client: d.client, User: d.user}
 }
 
 // ended reports the end of a flow that was allowed.
@@ -99,6 +110,9 @@ func (p *Proxy) again(d *decision) policy.Verdict {
 	rules := p.Policy()
 	if rules == d.rules {
 		return d.verdict
+	}
+	if d.ingress {
+		return rules.DecideFrom(d.proto, d.dst.Addr(), d.dst.Port())
 	}
 	v, _ := p.decideAsked(rules, d.proto, d.dst, d.asked)
 	if v.Allow && p.chain(v.Via) != d.chain {

@@ -19,8 +19,12 @@ type Event struct {
 	Dst     netip.AddrPort
 	Name    string // that the destination is known or shown by; may hold any bytes
 
-	// Of a client of the explicit proxy: its address, "" in a namespace; and the
-	// user that it is.
+	// Ingress tells that the flow comes from a client of a published port. Dst is
+	// then the client's address, and the port that it came to.
+	Ingress bool
+
+	// Of a client of the explicit proxy or of a published port: its address; and
+	// the user that it is.
 	Client, User string
 
 	Sent, Received int64 // payload bytes, as the app sees it
@@ -35,6 +39,9 @@ func (e Event) What() string {
 			host = e.Client
 		}
 		return "client " + host
+	}
+	if e.Ingress {
+		return fmt.Sprintf("%s from %s to port %d", e.Proto, e.Dst.Addr(), e.Dst.Port())
 	}
 	return e.Proto + " " + Destination(e.Name, e.Dst)
 }

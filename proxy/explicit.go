@@ -65,31 +65,13 @@ func (e *Explicit) Finish() {
 // Serve takes in clients of TCP or AF_UNIX until the listener is closed. It
 // returns when all of them have ended, which ctx makes them do.
 func (e *Explicit) Serve(ctx context.Context, l net.Listener) error {
-	var clients sync.WaitGroup
-	defer clients.Wait()
-	for {
-		conn, err := l.Accept()
-		switch {
-		case errors.Is(err, net.ErrClosed):
-			return nil
-		case err != nil && !shortage(err):
-			return err
-		case err != nil: // the client waits in the backlog
-			select {
-			case <-time.After(10 * time.Millisecond):
-				continue
-			case <-ctx.Done():
-				return nil
-			}
+	return eachConn(ctx, l, func(conn net.Conn) {
+		name := conn.RemoteAddr().String()
+		if _, ok := conn.(*net.UnixConn); ok {
+			name = "unix"
 		}
-		clients.Go(func() {
-			name := conn.RemoteAddr().String()
-			if _, ok := conn.(*net.UnixConn); ok {
-				name = "unix"
-			}
-			e.serve(ctx, conn.(stream), origin{client: name}, listenBeside)
-		})
-	}
+		e.serve(ctx, conn.(stream), origin{client: name}, listenBeside)
+	})
 }
 
 // listenBeside opens a UDP port at an address of the host.

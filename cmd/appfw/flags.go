@@ -23,6 +23,8 @@ func (p *policyFlags) register(c *cobra.Command) {
 		{"isolate", "WHAT", "what shares circuits of an upstream Tor: a run, a destination, or a process"},
 		{"synthetic", "PREFIX", "where addresses are from that stand for names resolved by an upstream (198.18.0.0/15)"},
 		{"dns-budget", "N", "how many new names an hour may be asked for below a domain by wildcard rules (1000; 0: any number)"},
+		{"allow-from", "CLIENT", "who may come to published ports, and nobody else: ADDRESS or PREFIX[:HOSTPORTS][/PROTO], or @FILE"},
+		{"deny-from", "CLIENT", "who may not come to published ports"},
 		{"allow-unix", "PATH", "let the app see a socket that is hidden from it otherwise"},
 	} {
 		c.Flags().Var(&lineFlag{p, f.word, f.arg}, f.word, f.usage)

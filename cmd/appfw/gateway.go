@@ -48,6 +48,14 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 	runtime.LockOSThread() // keeps the main thread, of which /proc/self speaks, from other work
 	unix.CloseOnExec(controlFD)
 	unix.CloseOnExec(logFD)
+	published, err := parsePublishes(flags.publish)
+	if err != nil {
+		return err
+	}
+	ports, err := inheritedPorts(published, flags.portsFD())
+	if err != nil {
+		return err
+	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("forbid others to look into the gateway: %w", err)
 	}
@@ -83,7 +91,7 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 	p := rules.proxy
 
 	var serving sync.WaitGroup
-	failed := make(chan error, 3)
+	failed := make(chan error, 3+len(ports))
 	serve := func(what string, run func() error) {
 		serving.Go(func() {
 			if err := run(); err != nil && ctx.Err() == nil {
@@ -94,6 +102,10 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 	serve("resolver", func() error { return p.Guard.Serve(ctx, g.tcp53, g.udp53) })
 	serve("gateway", func() error { return p.Serve(ctx, g.gate) })
 	serve("loopback", func() error { return p.Serve(ctx, g.loopback) })
+
+	for _, port := range ports {
+		serve("publish", func() error { return p.Publish(ctx, port, proxy.Inward{Veth: g.gate, Loopback: g.loopback}) })
+	}
 
 	watch := newAppSignals()
 	pid, err := g.app.Start(netns.Command{

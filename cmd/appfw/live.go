@@ -205,6 +205,9 @@ func (l *live) reload() {
 	if err == nil && next.rules.OpenByDefault() && !old.rules.OpenByDefault() {
 		err = errors.New("without an allow, all would be allowed that no rule denies; write default allow if that is meant")
 	}
+	if err == nil && next.rules.OpenToAll() && !old.rules.OpenToAll() {
+		err = errors.New("without an allow-from, all could come to published ports that no rule denies; write allow-from any if that is meant")
+	}
 	if err != nil {
 		l.report.reloaded("the policy stays as it was: " + err.Error())
 		return

@@ -107,6 +107,9 @@ func (r *reporter) event(e proxy.Event) {
 		rec.Addr = e.Dst.Addr().String()
 	}
 	rec.Client, rec.User = e.Client, e.User
+	if e.Ingress {
+		rec.Direction = "in"
+	}
 	if e.Closed {
 		ms := e.Duration.Milliseconds()
 		rec.Event, rec.Sent, rec.Received, rec.Duration = "close", &e.Sent, &e.Received, &ms

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"syscall"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -49,6 +50,7 @@ type runFlags struct {
 	user   string
 	// proxyEnv has the program told of the explicit proxy.
 	proxyEnv bool
+	publish  []string
 }
 
 func (f *runFlags) register(c *cobra.Command) {
@@ -56,6 +58,7 @@ func (f *runFlags) register(c *cobra.Command) {
 	f.policy.register(c)
 	c.Flags().StringVar(&f.log, "log", "", "write one JSON object a decision to `FILE`; - is stderr")
 	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "print no line for denied destinations")
+	c.Flags().StringArrayVar(&f.publish, "publish", nil, "let clients of the host's `PORT` come to CMD: [ADDR:]HOSTPORT:PORT[/udp]; without ADDR, this host's alone")
 	c.Flags().BoolVar(&f.proxyEnv, "proxy-env", false, "set ALL_PROXY, HTTP_PROXY, HTTPS_PROXY and NO_PROXY for CMD, to appfw's own proxy")
 	c.Flags().StringVar(&f.user, "user", "", "as root: run CMD as `USER`, a name or uid (without it: who called sudo)")
 }
@@ -75,8 +78,16 @@ const (
 	controlFD = 3
 	// askReload asks for the policy to be read anew. No signal has the number.
 	askReload = 0
-	logFD     = 4 // the file of --log, if there is one
+	logFD     = 4 // the file of --log, if there is one; the published ports follow
 )
+
+// portsFD is the first of the published ports.
+func (f *runFlags) portsFD() int {
+	if f.log == "" || f.log == "-" {
+		return logFD
+	}
+	return logFD + 1
+}
 
 // supervise starts the gateway, which starts the app, and stands for the app
 // before whoever called: it passes on signals, stops when the app stops, and
@@ -84,6 +95,11 @@ const (
 // the user and to open the log.
 func supervise(flags runFlags, args []string) error {
 	runtime.LockOSThread() // the gateway ends with this thread (Pdeathsig)
+	ports, err := parsePublishes(flags.publish)
+	if err != nil {
+		return err
+	}
+	passed := activation.Files(true)
 	// What was inherited beyond stderr is not the app's.
 	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("close inherited descriptors: %w", err)
@@ -122,12 +138,20 @@ func supervise(flags runFlags, args []string) error {
 		defer log.Close()
 		cmd.ExtraFiles = append(cmd.ExtraFiles, log)
 	}
+	published, err := openPorts(ports, passed)
+	if err != nil {
+		return err
+	}
+	cmd.ExtraFiles = append(cmd.ExtraFiles, published...)
 	netns.InUserNamespace(cmd, user)
 	cmd.SysProcAttr.Pdeathsig = unix.SIGKILL
 	if err := cmd.Start(); err != nil {
 		return cannotIsolate(err)
 	}
 	gateway.Close()
+	for _, f := range published {
+		f.Close() // with the gateway, the ports are gone
+	}
 
 	go passSignals(signals, control)
 	go mirrorStops(control)

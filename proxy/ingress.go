@@ -1,0 +1,304 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
+
+	"appfw/netns"
+	"appfw/policy"
+)
+
+// Published is a port of the host by which clients come to a port of the app's.
+// One of TCP and UDP is set.
+type Published struct {
+	TCP  net.Listener
+	UDP  *net.UDPConn
+	Port uint16 // the app's
+}
+
+// Inward is how the app is reached: over the veth by whoever has an address that
+// means something there, and on the app's own loopback by the host's.
+type Inward struct{ Veth, Loopback *netns.Gate }
+
+// Publish takes in the clients of a port until ctx ends, and closes it. The app
+// sees their addresses. It returns when their flows have ended.
+func (p *Proxy) Publish(ctx context.Context, port Published, in Inward) error {
+	if port.UDP != nil {
+		defer port.UDP.Close()
+		defer context.AfterFunc(ctx, func() { port.UDP.Close() })()
+		return p.publishUDP(ctx, port, in)
+	}
+	defer port.TCP.Close()
+	defer context.AfterFunc(ctx, func() { port.TCP.Close() })()
+	return eachConn(ctx, port.TCP, func(conn net.Conn) { p.letIn(ctx, conn.(*net.TCPConn), port.Port, in) })
+}
+
+// letIn relays between a client and the app.
+func (p *Proxy) letIn(ctx context.Context, conn *net.TCPConn, port uint16, in Inward) {
+	d := p.decideFrom(policy.TCP, addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr()).Port())
+	p.Log(d.event(d.verdict))
+	if !d.verdict.Allow {
+		reset(conn)
+		return
+	}
+	app, err := in.dialTCP(addrPort(conn.RemoteAddr()), port)
+	if err != nil {
+		reset(conn)
+		p.unconnected(&d, err)
+		return
+	}
+	r := newRelay(app, conn, d)
+	if v := p.track(r, &r.decision); !v.Allow {
+		r.abort()
+		p.deny(&r.decision, v)
+		p.ended(&r.decision, d.verdict, 0, 0)
+		return
+	}
+	p.relay(ctx, r)
+}
+
+// way is how a client comes to a port of the app's: by which gate, and from where
+// to where.
+type way struct {
+	gate     *netns.Gate
+	from, to netip.AddrPort
+}
+
+// ways are those of a client, in the order in which to try them.
+func (in Inward) ways(client netip.AddrPort, port uint16) []way {
+	local := func(a netip.Addr) way {
+		return way{in.Loopback, netip.AddrPortFrom(a, 0), netip.AddrPortFrom(a, port)}
+	}
+	v4, v6 := local(netip.AddrFrom4([4]byte{127, 0, 0, 1})), local(netip.IPv6Loopback())
+	switch a := client.Addr(); {
+	case a.IsLoopback() && a.Is4():
+		return []way{v4, v6}
+	case a.IsLoopback(): // many programs listen to IPv4 alone
+		return []way{v6, v4}
+	case a.Is4():
+		return []way{{in.Veth, client, netip.AddrPortFrom(netns.App4, port)}}
+	case a.IsLinkLocalUnicast(): // means nothing on another link
+		return []way{{in.Veth, netip.AddrPortFrom(netns.Gateway6, 0), netip.AddrPortFrom(netns.App6, port)}}
+	default:
+		return []way{{in.Veth, client, netip.AddrPortFrom(netns.App6, port)}}
+	}
+}
+
+func (in Inward) dialTCP(client netip.AddrPort, port uint16) (conn *net.TCPConn, err error) {
+	for _, w := range in.ways(client, port) {
+		if conn, err = w.gate.DialTCP(w.from, w.to); err == nil {
+			return conn, nil
+		}
+	}
+	return nil, err
+}
+
+// clients are those of a published UDP port.
+type clients struct {
+	*Proxy
+	port Published
+	in   Inward
+	work sync.WaitGroup
+
+	mu     sync.Mutex
+	flows  map[visit]*udpFlow
+	denied map[netip.Addr]*policy.Policy // clients that have been reported, and what denied them
+}
+
+// visit tells the flows of a UDP port apart: who came, to which of the host's
+// addresses.
+type visit struct {
+	client netip.AddrPort
+	host   netip.Addr
+}
+
+// maxDeniedClients bounds the clients of which it is known that they were reported.
+const maxDeniedClients = 1024
+
+func (p *Proxy) publishUDP(ctx context.Context, port Published, in Inward) error {
+	c := &clients{Proxy: p, port: port, in: in, flows: make(map[visit]*udpFlow), denied: make(map[netip.Addr]*policy.Policy)}
+	defer c.work.Wait()
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, f := range c.flows {
+			f.close()
+		}
+	}()
+	read, write := datagramsOf(port.UDP)
+	b := make([]byte, largeBuffer)
+	for {
+		n, v, err := read(b)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return err
+		case err == nil:
+			c.datagram(v, b[:n], write)
+		} // else an ICMP error for one of the clients
+	}
+}
+
+// datagram takes in a datagram of a client's.
+func (c *clients) datagram(v visit, data []byte, write func([]byte, visit) (int, error)) {
+	c.mu.Lock()
+	f := c.flows[v]
+	c.mu.Unlock()
+	if f == nil {
+		if f = c.open(v, write); f == nil {
+			return
+		}
+	}
+	if c.send(f, data) != nil {
+		f.close() // and downward ends
+	}
+}
+
+// open begins the flow of a client; nil if there can be none.
+func (c *clients) open(v visit, write func([]byte, visit) (int, error)) *udpFlow {
+	d := c.decideFrom(policy.UDP, v.client, addrPortUDP(c.port.UDP.LocalAddr()).Port())
+	if !d.verdict.Allow {
+		c.mu.Lock()
+		known := c.denied[v.client.Addr()] == d.rules
+		if len(c.denied) >= maxDeniedClients {
+			clear(c.denied)
+		}
+		c.denied[v.client.Addr()] = d.rules
+		c.mu.Unlock()
+		if !known {
+			c.deny(&d, d.verdict)
+		}
+		return nil
+	}
+	c.Log(d.event(d.verdict))
+	f := &udpFlow{decision: d, app: &visitor{v, write}}
+	f.used.Store(c.Now().UnixNano())
+	w := c.in.ways(v.client, c.port.Port)[0]
+	var err error
+	if f.out, err = w.gate.DialUDP(w.to, w.from); err != nil {
+		c.unconnected(&d, err)
+		return nil
+	}
+	c.mu.Lock()
+	denied := c.track(f, &f.decision)
+	if denied.Allow {
+		if len(c.flows) >= maxUDP {
+			idlest(maps.Values(c.flows)).close()
+		}
+		c.flows[v] = f
+	}
+	c.mu.Unlock()
+	if !denied.Allow {
+		f.close()
+		c.deny(&f.decision, denied)
+		c.ended(&f.decision, d.verdict, 0, 0)
+		return nil
+	}
+	c.work.Go(func() {
+		c.downward(f)
+		c.mu.Lock()
+		delete(c.flows, v)
+		c.mu.Unlock()
+		f.close()
+		c.untrack(f)
+		c.ended(&f.decision, d.verdict, f.received.Load(), f.sent.Load()) // as the app sees it
+	})
+	return f
+}
+
+// visitor is the client of a flow.
+type visitor struct {
+	visit
+	write func([]byte, visit) (int, error)
+}
+
+func (v *visitor) Write(b []byte) (int, error) { return v.write(b, v.visit) }
+
+// unreachable does nothing: the host's sockets send no ICMP errors.
+func (v *visitor) unreachable(netns.Unreachable) {}
+
+func (v *visitor) Close() error { return nil }
+
+// datagramsOf makes functions that read and write datagrams of a port that may have
+// several addresses: what comes to one is answered from there.
+func datagramsOf(conn *net.UDPConn) (read func([]byte) (int, visit, error), write func([]byte, visit) (int, error)) {
+	if addrPortUDP(conn.LocalAddr()).Addr().Is4() {
+		c := ipv4.NewPacketConn(conn)
+		_ = c.SetControlMessage(ipv4.FlagDst, true)
+		return func(b []byte) (int, visit, error) {
+				n, cm, from, err := c.ReadFrom(b)
+				if err != nil {
+					return 0, visit{}, err
+				}
+				v := visit{client: addrPortUDP(from)}
+				if cm != nil {
+					v.host, _ = netip.AddrFromSlice(cm.Dst.To4())
+				}
+				return n, v, nil
+			}, func(b []byte, v visit) (int, error) {
+				return c.WriteTo(b, &ipv4.ControlMessage{Src: v.host.AsSlice()}, net.UDPAddrFromAddrPort(v.client))
+			}
+	}
+	c := ipv6.NewPacketConn(conn)
+	_ = c.SetControlMessage(ipv6.FlagDst, true)
+	return func(b []byte) (int, visit, error) {
+			n, cm, from, err := c.ReadFrom(b)
+			if err != nil {
+				return 0, visit{}, err
+			}
+			v := visit{client: addrPortUDP(from)}
+			if cm != nil {
+				v.host, _ = netip.AddrFromSlice(cm.Dst)
+			}
+			return n, v, nil
+		}, func(b []byte, v visit) (int, error) {
+			return c.WriteTo(b, &ipv6.ControlMessage{Src: v.host.AsSlice()}, net.UDPAddrFromAddrPort(v.client))
+		}
+}
+
+func addrPortUDP(a net.Addr) netip.AddrPort {
+	udp, ok := a.(*net.UDPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := udp.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
+
+// acceptPause is how long to wait when no descriptor is free: who wants to connect
+// waits in the backlog.
+const acceptPause = 10 * time.Millisecond
+
+// eachConn serves the connections of a listener until that is closed, and returns
+// when all have been served.
+func eachConn(ctx context.Context, l net.Listener, serve func(net.Conn)) error {
+	var work sync.WaitGroup
+	defer work.Wait()
+	for {
+		conn, err := l.Accept()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		case err != nil && !shortage(err) && !errors.Is(err, unix.ECONNABORTED):
+			return err
+		case err != nil:
+			select {
+			case <-time.After(acceptPause):
+			case <-ctx.Done():
+				return nil
+			}
+		default:
+			work.Go(func() { serve(conn) })
+		}
+	}
+}
