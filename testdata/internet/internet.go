@@ -158,3 +158,27 @@ func (n *Internet) DialFromHost(network, address string) (c net.Conn, err error)
 	})
 	return c, err
 }
+
+// DialFrom is net.Dial from one of the internet's servers, by its address of the same family. Cleanup closes it.
+func (h *Host) DialFrom(network, address string) (c net.Conn, err error) {
+	to, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil, err
+	}
+	from := h.Addr6()
+	if to.Addr().Is4() {
+		from = h.Addr4()
+	}
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0)), Timeout: 10 * time.Second}
+	if network == "udp" {
+		d.LocalAddr = net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
+	}
+	err = h.n.world.do(func() error {
+		c, err = d.Dial(network, address)
+		return err
+	})
+	if err == nil {
+		h.n.t.Cleanup(func() { _ = c.Close() }) // the test may have closed it
+	}
+	return c, err
+}
