@@ -218,6 +218,7 @@ http.server.HTTPServer(("", 8000), H).serve_forever()`)
 		t.Errorf("from elsewhere: %v", err)
 	}
 	wants(t, s.out.String(), fmt.Sprint(w.Ordinary().UID))
+	s.signal(unix.SIGTERM)
 }
 
 // What an app says before it exits arrives, whole.
@@ -271,6 +272,7 @@ while True: c, _ = l.accept(); c.sendall(b"hello")`)...)
 		w.write("a.policy", "deny-from 11.22.8.0/24\n") // half a policy, perhaps
 		s.signal(unix.SIGHUP)
 		s.await(s.err, "the policy stays as it was: without an allow-from")
+		s.signal(unix.SIGTERM)
 	})
 }
 
