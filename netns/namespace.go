@@ -19,6 +19,7 @@ package netns
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"sync"
@@ -37,7 +38,8 @@ type Namespace struct {
 	gone  chan struct{} // closed when the thread has ended
 	once  sync.Once
 
-	file *os.File // the namespace itself: /proc/thread-self/ns/net
+	file *os.File  // the namespace itself: /proc/thread-self/ns/net
+	lock io.Closer // of one that was taken; nil otherwise
 }
 
 type call struct {
@@ -48,9 +50,19 @@ type call struct {
 // New makes a network namespace. It needs CAP_SYS_ADMIN in the caller's user
 // namespace, which owns the new one (unshare(2)).
 func New() (*Namespace, error) {
+	return start(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("unshare network namespace: %w", err)
+		}
+		return nil
+	})
+}
+
+// start starts the thread of a namespace, which it enters by the given function.
+func start(enter func() error) (*Namespace, error) {
 	ns := &Namespace{calls: make(chan call), quit: make(chan struct{}), gone: make(chan struct{})}
 	ready := make(chan error)
-	onThread(func() { ns.serve(ready) })
+	onThread(func() { ns.serve(enter, ready) })
 	if err := <-ready; err != nil {
 		return nil, err
 	}
@@ -78,15 +90,15 @@ func onThread(fn func()) {
 }
 
 // serve is the thread of the namespace.
-func (ns *Namespace) serve(ready chan<- error) {
+func (ns *Namespace) serve(enter func() error, ready chan<- error) {
 	defer close(ns.gone)
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		ready <- fmt.Errorf("unshare network namespace: %w", err)
+	if err := enter(); err != nil {
+		ready <- err
 		return
 	}
 	file, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
-		ready <- fmt.Errorf("open the new network namespace: %w", err)
+		ready <- fmt.Errorf("open the network namespace: %w", err)
 		return
 	}
 	ns.file = file

@@ -23,6 +23,9 @@ const (
 	markOwn = 0x62
 )
 
+// tableName is the name of the nftables tables.
+const tableName = "appfw"
+
 // Chain priorities in prerouting (linux/netfilter_ipv4.h): the kernel
 // reassembles fragments at -400, appfw judges at -150 and takes in at -149.
 var (
@@ -90,7 +93,7 @@ type ruleset struct {
 // gatewayRules judges what comes over the veth. Every packet that belongs to no
 // socket of appfw's waits in the queue; nothing is forwarded.
 func (r ruleset) gateway(f family) {
-	table := r.conn.AddTable(&nftables.Table{Family: f.table, Name: "appfw"})
+	table := r.conn.AddTable(&nftables.Table{Family: f.table, Name: tableName})
 	drop := nftables.ChainPolicyDrop
 
 	early := r.chain(table, "fragments", nftables.ChainHookPrerouting, beforeDefragment, nil)
@@ -116,7 +119,7 @@ func (r ruleset) gateway(f family) {
 // loopback judges what the app sends to its own loopback where no socket of its
 // own receives it.
 func (r ruleset) loopback(f family) {
-	table := r.conn.AddTable(&nftables.Table{Family: f.table, Name: "appfw"})
+	table := r.conn.AddTable(&nftables.Table{Family: f.table, Name: tableName})
 	gate := r.chain(table, "gate", nftables.ChainHookPrerouting, gatePriority, nil)
 	accept := verdict(expr.VerdictAccept)
 	r.rule(gate, iifname(expr.CmpOpNeq, "lo"), accept)

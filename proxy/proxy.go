@@ -118,6 +118,18 @@ func (p *Proxy) Serve(ctx context.Context, gate *netns.Gate) error {
 	return err
 }
 
+// Alive returns when the proxy can take in flows; it does not if it hangs.
+func (p *Proxy) Alive() {
+	p.mu.Lock()
+	intakes := slices.Clone(p.intakes)
+	p.mu.Unlock()
+	for _, in := range intakes {
+		in.mu.Lock()
+		_ = len(in.pending)
+		in.mu.Unlock()
+	}
+}
+
 // packet handles a first packet. It must not block: what takes time is started.
 func (in *intake) packet(p netns.Packet, err error) {
 	switch {

@@ -52,7 +52,12 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 	if err != nil {
 		return err
 	}
-	ports, err := inheritedPorts(published, flags.portsFD())
+	var files []*os.File
+	for i, p := range published {
+		unix.CloseOnExec(flags.portsFD() + i)
+		files = append(files, os.NewFile(uintptr(flags.portsFD()+i), p.flag))
+	}
+	ports, err := asPorts(published, files)
 	if err != nil {
 		return err
 	}
@@ -83,7 +88,7 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	g, err := openGateway()
+	g, err := openGateway(netns.New)
 	if err != nil {
 		return cannotIsolate(err)
 	}
@@ -155,14 +160,15 @@ type gateway struct {
 	udp53          []*net.UDPConn
 }
 
-// openGateway makes the namespaces and all that takes in the app's flows.
-// Nothing needs to be closed: it ends with the process.
-func openGateway() (*gateway, error) {
+// openGateway makes the gateway's namespace, has the app's made or opened, and
+// opens all that takes in the app's flows. Nothing needs to be closed: it ends
+// with the process.
+func openGateway(app func() (*netns.Namespace, error)) (*gateway, error) {
 	var outer *netns.Namespace
 	g := new(gateway)
 	err := parallel(
 		func() (err error) { outer, err = netns.New(); return err },
-		func() (err error) { g.app, err = netns.New(); return err },
+		func() (err error) { g.app, err = app(); return err },
 	)
 	if err != nil {
 		return nil, err
@@ -180,6 +186,27 @@ func openGateway() (*gateway, error) {
 	}
 	g.tcp53, g.udp53, err = netns.ListenDNS(outer, ipv6)
 	return g, err
+}
+
+// serve serves all that comes by the gateway until ctx ends, when the wait group
+// is done. What fails before is sent to failed.
+func (g *gateway) serve(ctx context.Context, p *proxy.Proxy, ports []proxy.Published) (serving *sync.WaitGroup, failed <-chan error) {
+	serving = new(sync.WaitGroup)
+	errs := make(chan error, 3+len(ports))
+	serve := func(what string, run func() error) {
+		serving.Go(func() {
+			if err := run(); err != nil && ctx.Err() == nil {
+				errs <- fmt.Errorf("%s: %w", what, err)
+			}
+		})
+	}
+	serve("resolver", func() error { return p.Guard.Serve(ctx, g.tcp53, g.udp53) })
+	serve("gateway", func() error { return p.Serve(ctx, g.gate) })
+	serve("loopback", func() error { return p.Serve(ctx, g.loopback) })
+	for _, port := range ports {
+		serve("publish", func() error { return p.Publish(ctx, port, proxy.Inward{Veth: g.gate, Loopback: g.loopback}) })
+	}
+	return serving, errs
 }
 
 // drain lets the last packets of an app that has exited be judged and recorded,

@@ -145,31 +145,29 @@ func openPorts(all []publication, passed []*os.File) (files []*os.File, err erro
 	return files, nil
 }
 
-// inheritedPorts are the ports as the gateway has inherited them, from a descriptor on.
-func inheritedPorts(all []publication, fd int) (ports []proxy.Published, err error) {
+// asPorts are the ports that openPorts opened, whose files it closes.
+func asPorts(all []publication, files []*os.File) (ports []proxy.Published, err error) {
 	for i, p := range all {
-		unix.CloseOnExec(fd + i)
-		f := os.NewFile(uintptr(fd+i), p.flag)
 		port := proxy.Published{Port: p.port}
-		kind, err := unix.GetsockoptInt(fd+i, unix.SOL_SOCKET, unix.SO_TYPE)
+		kind, err := unix.GetsockoptInt(int(files[i].Fd()), unix.SOL_SOCKET, unix.SO_TYPE)
 		switch {
 		case err == unix.ENOTSOCK:
-			f.Close()
+			files[i].Close()
 			continue // the host has no such address
 		case err == nil && kind == unix.SOCK_DGRAM:
 			var conn net.PacketConn
-			if conn, err = net.FilePacketConn(f); err == nil {
+			if conn, err = net.FilePacketConn(files[i]); err == nil {
 				port.UDP, _ = conn.(*net.UDPConn)
 			}
 		case err == nil:
 			var l net.Listener
-			if l, err = net.FileListener(f); err == nil {
+			if l, err = net.FileListener(files[i]); err == nil {
 				if _, isTCP := l.(*net.TCPListener); isTCP {
 					port.TCP = l
 				}
 			}
 		}
-		f.Close()
+		files[i].Close()
 		if err == nil && (p.udp && port.UDP == nil || !p.udp && port.TCP == nil) {
 			err = errors.New("it is a socket of another kind")
 		}

@@ -45,8 +45,9 @@ type reporter struct {
 	search []string // the host's search list
 
 	mu     sync.Mutex
-	log    *os.File // nil: none
-	failed error    // of the first write that failed
+	log    *os.File           // nil: none
+	failed error              // of the first write that failed
+	notify func(state string) // tells the service manager what became of a reload; nil: there is none
 	quiet  bool
 	seen   map[string]bool
 }
@@ -203,6 +204,9 @@ func (r *reporter) denied(what string, v policy.Verdict) {
 func (r *reporter) reloaded(text string) {
 	r.write(record{Time: time.Now(), Event: "reload", Reason: text})
 	fmt.Fprint(os.Stderr, "appfw: "+printable(text)+newline())
+	if r.notify != nil {
+		r.notify("READY=1\nSTATUS=" + printable(text))
+	}
 }
 
 // newline is what ends a line on stderr: a terminal that the app put into raw

@@ -1,0 +1,335 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"appfw/netns"
+	"appfw/proxy"
+)
+
+// namespaceFlags are the flags of what serves a namespace that programs come to
+// by themselves.
+type namespaceFlags struct {
+	policy  policyFlags
+	publish []string
+	log     string
+	quiet   bool
+	leaky   bool
+}
+
+func (f *namespaceFlags) register(c *cobra.Command) {
+	f.policy.register(c)
+	c.Flags().StringArrayVar(&f.publish, "publish", nil, "let clients of the host's `PORT` come to the namespace: [ADDR:]HOSTPORT:PORT[/udp]; without ADDR, this host's alone")
+	c.Flags().StringVar(&f.log, "log", "", "write one JSON object a decision to `FILE`; - is stderr")
+	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "print no line for denied destinations")
+}
+
+func newNetns() *cobra.Command {
+	var flags namespaceFlags
+	var remove bool
+	c := &cobra.Command{
+		Use:   "netns [flags] NAME",
+		Short: "Serve a named network namespace under a policy",
+		Long: `Make the network namespace NAME (ip-netns(8)), if it is not there, and serve it
+until told to end: programs in it reach only what the policy allows. When appfw
+ends, the namespace stays, without a network; when it is started again, it goes
+on. SIGHUP has appfw read its files anew. It needs root.`,
+		Example: `  appfw netns web --policy /etc/appfw/web.policy
+  ip netns exec web curl https://example.com
+  appfw netns --delete web`,
+		Args:                  oneName,
+		DisableFlagsInUseLine: true,
+		RunE: func(_ *cobra.Command, args []string) error {
+			if remove {
+				return deleteNamed(args[0])
+			}
+			return serveNamed(flags, args[0])
+		},
+	}
+	flags.register(c)
+	c.Flags().BoolVar(&remove, "delete", false, "delete the namespace; programs in it stay there, without a network")
+	return c
+}
+
+func oneName(_ *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return errors.New("give the name of one namespace: appfw netns web --allow example.com")
+	}
+	return nil
+}
+
+func newAttach() *cobra.Command {
+	var flags namespaceFlags
+	var path string
+	var pid int
+	c := &cobra.Command{
+		Use:   "attach [flags] --netns PATH | --pid PID",
+		Short: "Serve a network namespace that something else has made",
+		Long: `Be the only way out of a network namespace that has none, until told to end:
+of a container without a network, of "ip netns add", of "unshare --net". It has
+to be empty but for its loopback. It needs root, or, with --pid, a process in a
+user namespace of the caller's (unshare -r, rootless containers).`,
+		Example: `  appfw attach --netns /run/netns/blue --allow example.com
+  appfw attach --pid 4711 --policy build.policy
+  appfw attach --pid "$(podman inspect -f '{{.State.Pid}}' box)" --allow .debian.org`,
+		Args: func(_ *cobra.Command, args []string) error {
+			switch {
+			case len(args) > 0:
+				return fmt.Errorf("attach runs no command: %q is too much (appfw run does)", args[0])
+			case (path == "") == (pid == 0):
+				return errors.New("say which namespace: --netns PATH or --pid PID")
+			case pid < 0:
+				return fmt.Errorf("%d is no process", pid)
+			}
+			return nil
+		},
+		DisableFlagsInUseLine: true,
+		RunE: func(*cobra.Command, []string) error {
+			if path == "" {
+				path = fmt.Sprintf("/proc/%d/ns/net", pid)
+			}
+			if again, err := inOwner(path); again || err != nil {
+				return err
+			}
+			return serveNamespace(flags, path)
+		},
+	}
+	flags.register(c)
+	c.Flags().StringVar(&path, "netns", "", "the `PATH` of the namespace, as /run/netns/NAME")
+	c.Flags().IntVar(&pid, "pid", 0, "the namespace of the process `PID`")
+	c.Flags().BoolVar(&flags.leaky, "leaky", false, "attach though the namespace has devices by which programs can go past appfw")
+	return c
+}
+
+// inOwner starts this command again in the user namespace that a network namespace
+// belongs to, if that is another one and the caller is not root, who needs not.
+// It is true if that was done, with how it ended.
+func inOwner(path string) (again bool, err error) {
+	if os.Geteuid() == 0 {
+		return false, nil
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return false, noNamespace(path, err)
+	}
+	defer file.Close()
+	fd, err := unix.IoctlRetInt(int(file.Fd()), unix.NS_GET_USERNS)
+	if err != nil {
+		return false, fmt.Errorf("%s: only root can attach to it: it is not in a user namespace of yours (%w)", path, err)
+	}
+	owner := os.NewFile(uintptr(fd), "user namespace")
+	defer owner.Close()
+	// The process has several threads, and so cannot enter it by itself.
+	cmd := exec.Command("nsenter", append([]string{"--user=/proc/self/fd/3", "--preserve-credentials", "/proc/self/exe"}, os.Args[1:]...)...)
+	if self, err := os.Executable(); err == nil {
+		cmd.Args[3] = self
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.ExtraFiles = []*os.File{owner}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGTERM}
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	if err := cmd.Start(); err != nil {
+		return false, fmt.Errorf("enter the user namespace of %s: %w", path, err)
+	}
+	go func() {
+		for s := range signals {
+			if !(ofTerminal[s.(syscall.Signal)] && inForeground()) { // else it has got a copy
+				_ = cmd.Process.Signal(s)
+			}
+		}
+	}()
+	err = cmd.Wait()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return true, &exitError{code: exit.ExitCode()}
+	}
+	return true, err
+}
+
+// noNamespace explains why a namespace cannot be had.
+func noNamespace(path string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("there is no namespace at %s", path)
+	}
+	return fmt.Errorf("%s: %w", path, err)
+}
+
+// configDir has the files that programs in a named namespace are to see, of
+// which "ip netns exec" takes those in netnsConfig.
+const (
+	configDir   = "/run/appfw/netns"
+	netnsConfig = "/etc/netns"
+)
+
+// serveNamed serves a named namespace.
+func serveNamed(flags namespaceFlags, name string) error {
+	path, err := netns.NamedPath(name)
+	if err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("namespaces with names are root's to make (sudo appfw netns); appfw run needs no root")
+	}
+	if info, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) || err == nil && info.Mode().IsRegular() && !isNamespace(path) {
+		if err == nil {
+			_ = os.Remove(path) // its namespace has ended with the last boot
+		}
+		if err := netns.Make(name); err != nil {
+			return err
+		}
+	}
+	if err := writeView(name); err != nil {
+		return err
+	}
+	return serveNamespace(flags, path)
+}
+
+// isNamespace tells whether a file stands for a namespace.
+func isNamespace(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
+}
+
+// writeView writes the files by which programs in a namespace resolve names.
+func writeView(name string) error {
+	host, err := readHost()
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(configDir, name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	view := appView(host, nil)
+	for _, file := range []string{"/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/hosts"} {
+		if content, ok := view.Files[file]; ok {
+			if err := os.WriteFile(filepath.Join(dir, filepath.Base(file)), content, 0o644); err != nil {
+				return err
+			}
+		}
+	}
+	if err := os.MkdirAll(netnsConfig, 0o755); err != nil {
+		return err
+	}
+	if err := os.Symlink(dir, filepath.Join(netnsConfig, name)); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
+}
+
+// deleteNamed deletes a namespace with what was written for it.
+func deleteNamed(name string) error {
+	path, err := netns.NamedPath(name)
+	if err != nil {
+		return err
+	}
+	if err := netns.Delete(name); err != nil {
+		return noNamespace(path, err)
+	}
+	link := filepath.Join(netnsConfig, name)
+	if to, err := os.Readlink(link); err == nil && strings.HasPrefix(to, configDir+"/") {
+		_ = os.Remove(link)
+	}
+	return os.RemoveAll(filepath.Join(configDir, name))
+}
+
+// serveNamespace serves a namespace until told to end.
+func serveNamespace(flags namespaceFlags, path string) (err error) {
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	published, err := parsePublishes(flags.publish)
+	if err != nil {
+		return err
+	}
+	host, err := readHost()
+	if err != nil {
+		return err
+	}
+	log, err := openLog(flags.log, func() (*os.File, error) { return appendLog(flags.log) })
+	if err != nil {
+		return err
+	}
+	report := newReporter(log, flags.quiet, host.resolv)
+	report.notify = notify
+	rules := &live{flags: flags.policy, host: host, report: report, trusted: true}
+	var app *netns.Namespace
+	if _, err := rules.open(proxy.Config{Owner: func(proto uint8, src, dst netip.AddrPort) string { return app.Owner(proto, src, dst) }}); err != nil {
+		return err
+	}
+	files, err := openPorts(published, activation.Files(true))
+	if err != nil {
+		return err
+	}
+	ports, err := asPorts(published, files)
+	if err != nil {
+		return err
+	}
+	g, err := openGateway(func() (*netns.Namespace, error) { return takeNamespace(path, flags.leaky) })
+	if err != nil {
+		return err
+	}
+	app = g.app
+	defer func() { err = errors.Join(err, g.app.Leave(), report.close()) }()
+	if err := netns.KeepCapabilities(); err != nil {
+		return err
+	}
+
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	serving, failed := g.serve(ctx, rules.proxy, ports)
+	asked := make(chan struct{}, 1)
+	serving.Go(func() { rules.watch(ctx, asked) })
+	serving.Go(func() { feedWatchdog(ctx, rules.proxy.Alive) })
+	if !flags.quiet {
+		fmt.Fprintf(os.Stderr, "appfw: serving the namespace %s\n", printable(path))
+	}
+	notify("READY=1\nSTATUS=Serving " + path)
+	for running := true; running; {
+		select {
+		case sig := <-signals:
+			if running = sig == unix.SIGHUP; running {
+				notifyReloading()
+				select {
+				case asked <- struct{}{}:
+				default: // it has been asked
+				}
+			}
+		case err = <-failed:
+			running = false
+		}
+	}
+	notify("STOPPING=1")
+	cancel()
+	serving.Wait()
+	return err
+}
+
+// takeNamespace opens a namespace that has no other way out.
+func takeNamespace(path string, leaky bool) (*netns.Namespace, error) {
+	ns, err := netns.Open(path)
+	if err != nil {
+		return nil, noNamespace(path, err)
+	}
+	others, err := ns.Take()
+	if err == nil && len(others) > 0 && !leaky {
+		err = fmt.Errorf("it has other devices than the loopback, by which programs would go past appfw: %s (--leaky if that is meant)", strings.Join(others, ", "))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return ns, nil
+}
