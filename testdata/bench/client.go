@@ -16,8 +16,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// clientCommand makes this program the command that tools run: client MODE ADDR DURATION. It prints its figures as
-// a JSON array.
+// clientCommand makes this program the command that tools run: client MODE ADDR DURATION [PROTOCOL PROXY]. It prints
+// its figures as a JSON array.
 const clientCommand = "client"
 
 const (
@@ -28,29 +28,42 @@ const (
 
 // What a connection's first byte tells the server. For bulk, a duration follows.
 const (
-	wantSink  = 'o' // read everything, then answer a byte
+	wantSink  = 'o' // read up to lastByte, then answer a byte
 	wantData  = 'i' // send for so long
 	wantReply = 'c' // answer a byte
+	wantPages = 'G' // answer HTTP requests for them: this is the first byte of GET
 )
 
+// lastByte ends what is sent to the server; all before it is 0. The end of data would not do: not every proxy passes
+// on that of one direction.
+const lastByte = 1
+
 func client(args []string) error {
-	if len(args) != 3 {
-		return errors.New("usage: client MODE ADDR DURATION")
+	if len(args) != 3 && len(args) != 5 {
+		return errors.New("usage: client MODE ADDR DURATION [PROTOCOL PROXY]")
 	}
 	span, err := time.ParseDuration(args[2])
 	if err != nil {
 		return err
 	}
+	to := dialer{addr: args[1]}
+	if len(args) == 5 {
+		to.via, to.proxy = protocol(args[3]), args[4]
+	}
 	var figures []float64
-	switch mode, addr := args[0], args[1]; mode {
+	switch args[0] {
 	case "out":
-		figures, err = bulk(addr, span, wantSink)
+		figures, err = bulk(to, span, wantSink)
 	case "in":
-		figures, err = bulk(addr, span, wantData)
+		figures, err = bulk(to, span, wantData)
 	case "crr":
-		figures, err = connectRequestResponse(addr, span)
+		figures, err = connectRequestResponse(to, span)
+	case "get":
+		figures, err = requests(to, span)
 	case "dns":
-		figures, err = askResolver(addr, span)
+		figures, err = askResolver(to.addr, span)
+	case "await":
+		err = await(to.addr, span)
 	}
 	if err != nil {
 		return err
@@ -58,8 +71,8 @@ func client(args []string) error {
 	return json.NewEncoder(os.Stdout).Encode(figures)
 }
 
-func bulk(addr string, span time.Duration, want byte) ([]float64, error) {
-	conn, err := net.Dial("tcp", addr)
+func bulk(to dialer, span time.Duration, want byte) ([]float64, error) {
+	conn, err := to.dial()
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +85,7 @@ func bulk(addr string, span time.Duration, want byte) ([]float64, error) {
 	if want == wantData {
 		sum, err = drain(conn)
 	} else if sum, err = fill(conn, span); err == nil {
-		if err = conn.(*net.TCPConn).CloseWrite(); err == nil {
+		if _, err = conn.Write([]byte{lastByte}); err == nil {
 			_, err = io.ReadFull(conn, make([]byte, 1)) // everything has arrived
 		}
 	}
@@ -80,20 +93,30 @@ func bulk(addr string, span time.Duration, want byte) ([]float64, error) {
 }
 
 // connectRequestResponse makes connection after connection. The server ends each, so that ports are free again.
-func connectRequestResponse(addr string, span time.Duration) ([]float64, error) {
+func connectRequestResponse(to dialer, span time.Duration) ([]float64, error) {
+	return again(span, func() error {
+		conn, err := to.dial()
+		if err != nil {
+			return err
+		}
+		defer func() { _ = conn.Close() }()
+		if _, err = conn.Write([]byte{wantReply}); err != nil {
+			return err
+		}
+		_, err = drain(conn) // one byte and the end
+		return err
+	})
+}
+
+// again does the same again and again, and returns how often in a second, and how many µs that took in half of the
+// cases and in 99 %.
+func again(span time.Duration, do func() error) ([]float64, error) {
 	var times []float64
 	began := time.Now()
 	for time.Since(began) < span {
 		start := time.Now()
-		conn, err := net.Dial("tcp", addr)
-		if err == nil {
-			if _, err = conn.Write([]byte{wantReply}); err == nil {
-				_, err = drain(conn) // one byte and the end
-			}
-			_ = conn.Close()
-		}
-		if err != nil {
-			return nil, fmt.Errorf("after %d connections: %w", len(times), err)
+		if err := do(); err != nil {
+			return nil, fmt.Errorf("after %d times: %w", len(times), err)
 		}
 		times = append(times, float64(time.Since(start))/float64(time.Microsecond))
 	}
@@ -168,8 +191,12 @@ func serve(conn net.Conn) {
 	if _, err := io.ReadFull(conn, b[:1]); err != nil {
 		return
 	}
-	if b[0] == wantReply {
+	switch b[0] {
+	case wantReply:
 		_, _ = conn.Write(b[:1])
+		return
+	case wantPages:
+		servePages(conn, b[0])
 		return
 	}
 	if _, err := io.ReadFull(conn, b[1:]); err != nil {
@@ -193,14 +220,14 @@ func fill(conn net.Conn, span time.Duration) (sum int64, err error) {
 	return sum, err
 }
 
-// drain reads to the end of data and returns how many bytes there were.
+// drain reads to the end of data, or to lastByte, and returns how many bytes there were.
 func drain(conn net.Conn) (sum int64, err error) {
 	data := chunks.Get().(*[]byte)
 	defer chunks.Put(data)
 	for {
 		n, err := conn.Read(*data)
 		sum += int64(n)
-		if err == io.EOF {
+		if err == io.EOF || n > 0 && (*data)[n-1] == lastByte {
 			return sum, nil
 		}
 		if err != nil {

@@ -1,5 +1,5 @@
 // Command bench measures appfw against the bare command, against other tools that give one command a network of its
-// own, and as a DNS cache against others, and prints Markdown tables:
+// own, and as an explicit proxy and a DNS cache against others, and prints Markdown tables:
 //
 //	go run ./testdata/bench [-rounds N] [-time D] [-o FILE]
 //
@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -74,7 +75,8 @@ type figure struct{ name, unit string }
 type measure struct {
 	mode    string // of the client; none: the start-up of date(1)
 	place   place
-	repeat  int // runs in a round
+	repeat  int      // runs in a round
+	via     protocol // by which a proxy is asked; none: no proxy is used
 	figures []figure
 }
 
@@ -87,14 +89,14 @@ type table struct {
 }
 
 var measures = []measure{
-	{"", nowhere, 10, []figure{{"start to app", "ms"}, {"start to exit", "ms"}}},
-	{"out", far, 1, []figure{{"bulk out", "Gbit/s"}}},
-	{"in", far, 1, []figure{{"bulk in", "Gbit/s"}}},
-	{"crr", far, 1, []figure{{"connect-request-response", "1/s"}, {"same, p50", "µs"}, {"same, p99", "µs"}}},
-	{"dns", far, 1, []figure{{"DNS queries", "1/s"}}},
-	{"out", loopback, 1, []figure{{"loopback, bulk out", "Gbit/s"}}},
-	{"in", loopback, 1, []figure{{"loopback, bulk in", "Gbit/s"}}},
-	{"crr", loopback, 1, []figure{{"loopback, connect-request-response", "1/s"}, {"same, p50", "µs"}, {"same, p99", "µs"}}},
+	{"", nowhere, 10, "", []figure{{"start to app", "ms"}, {"start to exit", "ms"}}},
+	{"out", far, 1, "", []figure{{"bulk out", "Gbit/s"}}},
+	{"in", far, 1, "", []figure{{"bulk in", "Gbit/s"}}},
+	{"crr", far, 1, "", []figure{{"connect-request-response", "1/s"}, {"same, p50", "µs"}, {"same, p99", "µs"}}},
+	{"dns", far, 1, "", []figure{{"DNS queries", "1/s"}}},
+	{"out", loopback, 1, "", []figure{{"loopback, bulk out", "Gbit/s"}}},
+	{"in", loopback, 1, "", []figure{{"loopback, bulk in", "Gbit/s"}}},
+	{"crr", loopback, 1, "", []figure{{"loopback, connect-request-response", "1/s"}, {"same, p50", "µs"}, {"same, p99", "µs"}}},
 }
 
 // cell is what one tool gave for one measure: for each figure the samples of all rounds, or why there are none.
@@ -131,7 +133,8 @@ func (t *table) prepare(alone bool) {
 		t.results[i] = make([]cell, len(t.tools))
 		for j := range t.results[i] {
 			t.results[i][j].samples = make([][]float64, len(m.figures))
-			t.results[i][j].none = m.place == far && alone || m.mode != "" && t.tools[j].startOnly
+			t.results[i][j].none = m.place == far && alone || m.mode != "" && t.tools[j].startOnly ||
+				t.tools[j].proxy != "" && !slices.Contains(t.tools[j].speaks, m.via)
 		}
 	}
 }

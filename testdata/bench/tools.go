@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,7 +39,10 @@ type tool struct {
 	missing   bool   // that is not there
 	startOnly bool   // it has no network
 	dns       string // the resolver to measure; none: that of /etc/resolv.conf
-	loopback  string // how the host's 127.0.0.1 is reached
+	loopback  string // how the host's 127.0.0.1 is reached; none: by that address
+
+	proxy  string     // where a proxy listens that the client is to use; none: it uses none
+	speaks []protocol // what that proxy does
 
 	// wrap returns the command that runs argv, which is to reach allow.
 	wrap func(argv []string, allow string) []string
@@ -106,7 +110,7 @@ func newBench(ctx context.Context, t *tb, product string, span time.Duration) *b
 	}
 	b.tables = []table{{tools: tools(b.dir, b.loopbackPort), measures: measures}}
 	if b.internet != nil {
-		b.tables = append(b.tables, b.caches(t))
+		b.tables = append(b.tables, b.proxies(t), b.caches(t))
 	}
 	return b
 }
@@ -203,7 +207,7 @@ func (b *bench) run(t tool, m measure) ([]float64, error) {
 	case m.mode == dnsperfMode:
 		argv, allow = dnsperf(b.dir, t.dns, b.span), "@"+filepath.Join(b.dir, cachedNames)
 	case m.mode != "":
-		to := net.JoinHostPort(t.loopback, b.loopbackPort)
+		to := net.JoinHostPort(cmp.Or(t.loopback, "127.0.0.1"), b.loopbackPort)
 		switch {
 		case m.mode == "dns":
 			to, allow = t.dns, dnsName
@@ -212,6 +216,9 @@ func (b *bench) run(t tool, m measure) ([]float64, error) {
 			allow = to
 		}
 		argv = []string{b.self, clientCommand, m.mode, to, b.span.String()}
+		if m.via != "" {
+			argv = append(argv, string(m.via), t.proxy)
+		}
 	}
 	began := time.Now()
 	said, err := b.output(t.wrap(argv, allow))
