@@ -63,6 +63,8 @@ func race[T any, C io.Closer](ctx context.Context, dsts []T, dial func(context.C
 		err  error
 	}
 	results := make(chan result)
+	over := make(chan struct{}) // not ctx: whoever ends that still waits for the results
+	defer close(over)
 	next := func() {
 		dst := dsts[0]
 		dsts = dsts[1:]
@@ -70,7 +72,7 @@ func race[T any, C io.Closer](ctx context.Context, dsts []T, dial func(context.C
 			c, err := dial(ctx, dst)
 			select {
 			case results <- result{c, err}:
-			case <-ctx.Done(): // nobody waits any more
+			case <-over: // nobody waits any more
 				if err == nil {
 					c.Close()
 				}
