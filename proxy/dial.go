@@ -56,6 +56,9 @@ const raceDelay = 250 * time.Millisecond
 // taken long, and returns the first connection. If there is none, the error is
 // that of the first that failed. At least one destination is given.
 func race[T any, C io.Closer](ctx context.Context, dsts []T, dial func(context.Context, T) (C, error)) (conn C, err error) {
+	if len(dsts) == 1 {
+		return dial(ctx, dsts[0])
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type result struct {
