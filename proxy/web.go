@@ -179,6 +179,7 @@ func newForwarder(a asker) *forwarder {
 	}
 	f.proxy = &httputil.ReverseProxy{
 		Transport:     f.transport,
+		BufferPool:    pooled{},
 		Rewrite:       rewrite,
 		FlushInterval: -1, // at once
 		ErrorLog:      log.New(io.Discard, "", 0),
@@ -188,6 +189,12 @@ func newForwarder(a asker) *forwarder {
 	}
 	return f
 }
+
+// pooled are the buffers of talk, for package httputil.
+type pooled struct{}
+
+func (pooled) Get() []byte  { return *smallBuffers.Get().(*[]byte) }
+func (pooled) Put(b []byte) { smallBuffers.Put(&b) }
 
 // rewrite has a request passed on as the client made it, but for what is between
 // it and the proxy (RFC 9110, 7.6.1), which has been removed.
