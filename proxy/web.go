@@ -181,7 +181,7 @@ func newForwarder(a asker) *forwarder {
 		Transport:     f.transport,
 		BufferPool:    pooled{},
 		Rewrite:       rewrite,
-		FlushInterval: -1, // at once
+		FlushInterval: time.Millisecond, // a body that is there goes with its head
 		ErrorLog:      log.New(io.Discard, "", 0),
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			httpRefuse(w, r.URL.Host, err)
