@@ -90,7 +90,7 @@ except OSError as e: print(e); sys.exit(1)`
 	nodeConnect := `require("http").request({host: "` + host + `", port: ` + port + `, method: "CONNECT", path: "web.example:443"})
 		.on("connect", (r, socket) => {
 			if (r.statusCode != 200) throw new Error(r.statusCode)
-			require("https").get("` + secure + `", {agent: false, createConnection: o => require("tls").connect({...o, socket})}, r => r.on("end", () => socket.destroy()).pipe(process.stdout))
+			require("https").get("` + secure + `", {createConnection: o => require("tls").connect({...o, socket})}, r => r.on("end", () => socket.destroy()).pipe(process.stdout))
 		}).end()`
 	ncat := func(kind, options string) []string {
 		return []string{"sh", "-c", `printf 'GET /page HTTP/1.0\r\nHost: web.example\r\n\r\n' | ncat -v --no-shutdown --proxy ` + at + ` --proxy-type ` + kind + options + ` web.example 80`}
@@ -183,7 +183,7 @@ func TestExplicitAlone(t *testing.T) {
 			return w.proxyAlone(append([]string{"--listen", "127.0.0.1:" + port, "--listen", "[::1]:" + port}, flags...)...)
 		}
 		denies := by("1081", "--allow", "example.com", "--allow", "web.example:9")
-		by("1080", "--allow", "web.example", "--listen", "unix:"+socket)
+		by("1080", "--allow", "web.example", "--listen", "unix:"+socket, "--dns", w.Resolver4().String())
 		do := func(command ...string) result {
 			t.Helper()
 			return w.finish(w.Command(t.Context(), w.user, command[0], command[1:]...))
@@ -201,6 +201,12 @@ func TestExplicitAlone(t *testing.T) {
 		}
 		wants(t, denies.err.String(), "appfw: denied tcp 11.22.0.40:80: no rule allows it") // what a client itself looked up
 		w.untouched(h)
+		// What resolves no name does not get there but by the proxy.
+		resolv := w.write("nobody.resolv", "nameserver 127.0.0.1\n")
+		w.ok(w.finish(w.Command(t.Context(), w.Root(), "mount", "--bind", resolv, "/etc/resolv.conf")))
+		if r := do("curl", "-sS", "http://web.example/page"); r.code == 0 {
+			t.Error("names are resolved without the proxy")
+		}
 		clients := append(w.explicitClients("127.0.0.1:1080"), w.explicitClients("[::1]:1080")...)
 		clients = append(clients, explicitClient{command: []string{"curl", "-sS", "-x", "socks5h://localhost" + socket, "https://web.example/page"}})
 		for _, c := range clients {
