@@ -244,7 +244,11 @@ func deleteNamed(name string) error {
 	if to, err := os.Readlink(link); err == nil && strings.HasPrefix(to, configDir+"/") {
 		_ = os.Remove(link)
 	}
-	return os.RemoveAll(filepath.Join(configDir, name))
+	err = os.RemoveAll(filepath.Join(configDir, name))
+	for _, dir := range []string{configDir, filepath.Dir(configDir)} {
+		_ = os.Remove(dir) // if it was the last
+	}
+	return err
 }
 
 // serveNamespace serves a namespace until told to end.

@@ -40,7 +40,13 @@ func (w *world) session(args ...string) *session {
 // start starts the program with args.
 func (w *world) start(args ...string) *session {
 	w.t.Helper()
-	s := &session{world: w, cmd: w.Command(w.t.Context(), w.user, program, args...), out: newOutput(), err: newOutput()}
+	return w.talk(program, args...)
+}
+
+// talk starts a command on the host.
+func (w *world) talk(name string, args ...string) *session {
+	w.t.Helper()
+	s := &session{world: w, cmd: w.Command(w.t.Context(), w.user, name, args...), out: newOutput(), err: newOutput()}
 	s.cmd.Env = append(s.cmd.Env, raceEnv...)
 	s.cmd.Stdout, s.cmd.Stderr = s.out, s.err
 	in, err := s.cmd.StdinPipe()
