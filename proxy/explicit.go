@@ -125,9 +125,10 @@ func (e *Explicit) serve(ctx context.Context, conn stream, from origin, listen f
 		c.socks4()
 	default:
 		_ = conn.SetDeadline(time.Time{}) // package http has its own
-		e.web.hand(c)
-		<-c.done
-		c.endForward()
+		if e.web.hand(c) {
+			<-c.done
+			c.endForward()
+		}
 	}
 }
 

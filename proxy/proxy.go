@@ -243,11 +243,14 @@ func newConnListener() *connListener {
 	return l
 }
 
-func (l *connListener) hand(c net.Conn) {
+// hand is false if nobody takes c any more, and c is closed then.
+func (l *connListener) hand(c net.Conn) bool {
 	select {
 	case l.conns <- c:
+		return true
 	case <-l.closed:
 		c.Close()
+		return false
 	}
 }
 
