@@ -64,7 +64,6 @@ func (w *web) run(ctx context.Context) {
 // ServeHTTP serves one request of a client's.
 func (e *Explicit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := r.Context().Value(clientKey{}).(*client)
-	c.greeted()
 	defer func() {
 		if c.hijacked {
 			close(c.done)
@@ -72,10 +71,12 @@ func (e *Explicit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}()
 	user, password, given := basicAuth(r.Header.Get("Proxy-Authorization"))
 	if given && !c.enter(user, password) || !given && !c.open() {
+		_ = c.SetReadDeadline(time.Now().Add(greetTime)) // for the rest of the request
 		w.Header().Set("Proxy-Authenticate", `Basic realm="appfw"`)
 		http.Error(w, "appfw: it needs a user and a password", http.StatusProxyAuthRequired)
 		return
 	}
+	c.greeted()
 	switch {
 	case r.Method == http.MethodConnect:
 		c.connect(w, r)
