@@ -40,6 +40,7 @@ type askedUDP struct {
 	mu      sync.Mutex
 	flow    *udpFlow       // nil: it is being opened, or denied
 	waiting [][]byte       // datagrams, while it is being opened
+	waits   int            // their bytes
 	denied  *policy.Policy // that denies it; nil if none
 }
 
@@ -130,9 +131,13 @@ func (d *datagrams) datagram(ctx context.Context, header, data []byte) {
 	x := d.flows[string(header)]
 	if x == nil || x.outdated(d.Policy()) {
 		key := string(header)
-		x = &askedUDP{waiting: [][]byte{slices.Clone(data)}}
+		delete(d.flows, key)
+		if !d.makeRoom() {
+			d.mu.Unlock()
+			return // lost, as datagrams may be
+		}
+		x = &askedUDP{waiting: [][]byte{slices.Clone(data)}, waits: len(data)}
 		d.flows[key] = x
-		d.evict()
 		d.mu.Unlock()
 		d.work.Go(func() { d.openUDP(ctx, key, x) })
 		return
@@ -145,8 +150,9 @@ func (d *datagrams) datagram(ctx context.Context, header, data []byte) {
 		if d.send(x.flow, data) != nil {
 			x.flow.close() // and downward ends
 		}
-	case x.denied == nil && len(x.waiting) < maxWaiting:
+	case x.denied == nil && len(x.waiting) < maxWaiting && x.waits+len(data) <= maxHeld:
 		x.waiting = append(x.waiting, slices.Clone(data))
+		x.waits += len(data)
 	}
 }
 
@@ -227,28 +233,32 @@ func (d *datagrams) forget(key string, x *askedUDP) {
 	}
 }
 
-// evict makes room for a destination: for one that is denied, or else the one
-// that has been idle for longest. d.mu is held.
-func (d *datagrams) evict() {
-	if len(d.flows) <= maxAsked {
-		return
+// makeRoom makes room for a destination: for one that is denied, or else the one
+// that has been idle for longest. It is false if all are being opened. d.mu is held.
+func (d *datagrams) makeRoom() bool {
+	if len(d.flows) < maxAsked {
+		return true
 	}
-	flows := make(map[string]*udpFlow)
+	keys := make(map[*udpFlow]string)
 	for key, x := range d.flows {
 		x.mu.Lock()
 		flow, denied := x.flow, x.denied
 		x.mu.Unlock()
 		if denied != nil {
 			delete(d.flows, key)
-			return
+			return true
 		}
 		if flow != nil {
-			flows[key] = flow
+			keys[flow] = key
 		}
 	}
-	if f := idlest(maps.Values(flows)); f != nil {
-		f.close() // and downward ends
+	f := idlest(maps.Keys(keys))
+	if f == nil {
+		return false
 	}
+	delete(d.flows, keys[f]) // at once, and not when downward has ended
+	f.close()
+	return true
 }
 
 // end ends the flow to a destination, if there is one.
