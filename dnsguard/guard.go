@@ -259,13 +259,14 @@ func (g *Guard) answer(ctx context.Context, q *dns.Msg) (*dns.Msg, found) {
 }
 
 // Lookup is the addresses of a name that the policy allows, as they are given out
-// to the app.
-func (g *Guard) Lookup(ctx context.Context, rules *policy.Policy, name policy.Name) (addrs []netip.Addr, err error) {
+// to the app, and what they would be pinned to.
+func (g *Guard) Lookup(ctx context.Context, rules *policy.Policy, name policy.Name) (addrs []netip.Addr, pin Pin, err error) {
+	pin = Pin{Name: name}
 	if addrs := g.Hosts()[name]; addrs != nil {
-		return addrs, nil
+		return addrs, pin, nil
 	}
 	if !g.Zone(name) && isLocal(name) {
-		return nil, errLocal
+		return nil, pin, errLocal
 	}
 	v := rules.DecideName(name)
 	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
@@ -276,11 +277,12 @@ func (g *Guard) Lookup(ctx context.Context, rules *policy.Policy, name policy.Na
 			continue
 		}
 		addrs = append(addrs, e.addrs...)
+		pin.Aliases = append(pin.Aliases, e.aliases...)
 	}
 	if len(addrs) > 0 {
-		return addrs, nil
+		return addrs, pin, nil
 	}
-	return nil, err
+	return nil, pin, err
 }
 
 var errLocal = errors.New("names of the local network are asked of nobody")

@@ -150,10 +150,10 @@ func TestChainedNames(t *testing.T) {
 	// but no name that means nothing to resolvers.
 	rules := f.Policy()
 	asked := len(f.up.asked)
-	if _, err := f.Lookup(context.Background(), rules, "abcdefghij.onion"); err == nil || len(f.up.asked) != asked {
+	if _, _, err := f.Lookup(context.Background(), rules, "abcdefghij.onion"); err == nil || len(f.up.asked) != asked {
 		t.Errorf("an onion was asked for: %v", err)
 	}
-	if addrs, err := f.Lookup(context.Background(), rules, "www.near.example"); err != nil || fmt.Sprint(addrs) != "[11.22.0.2]" {
+	if addrs, _, err := f.Lookup(context.Background(), rules, "www.near.example"); err != nil || fmt.Sprint(addrs) != "[11.22.0.2]" {
 		t.Error(addrs, err)
 	}
 }

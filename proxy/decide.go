@@ -194,18 +194,23 @@ func (p *Proxy) Decide(rules *policy.Policy, proto policy.Proto, dst netip.AddrP
 
 // decideAsked is Decide for a flow that is known to be for one name, if it is.
 func (p *Proxy) decideAsked(rules *policy.Policy, proto policy.Proto, dst netip.AddrPort, asked *dnsguard.Pin) (v policy.Verdict, name policy.Name) {
+	if name, ours := p.synthetic(dst.Addr()); name != "" || ours && len(rules.Upstreams) > 0 {
+		if name == "" {
+			return policy.Verdict{Reason: "it is an address that stands for a name, and was given out for none"}, ""
+		}
+		return rules.Decide(policy.Flow{Proto: proto, Port: dst.Port(), Name: name, Pinned: true}), name
+	}
+	return p.decideReal(rules, proto, dst, asked)
+}
+
+// decideReal is decideAsked for an address that stands for itself.
+func (p *Proxy) decideReal(rules *policy.Policy, proto policy.Proto, dst netip.AddrPort, asked *dnsguard.Pin) (v policy.Verdict, name policy.Name) {
 	switch dst.Addr() {
 	case netns.Gateway4, netns.Gateway6, netns.App4, netns.App6:
 		return policy.Verdict{Reason: "it is an address of appfw's own"}, ""
 	}
 	if Among(p.Own, dst) {
 		return policy.Verdict{Reason: "it is a port of appfw's own"}, ""
-	}
-	if name, ours := p.synthetic(dst.Addr()); name != "" || ours && len(rules.Upstreams) > 0 {
-		if name == "" {
-			return policy.Verdict{Reason: "it is an address that stands for a name, and was given out for none"}, ""
-		}
-		return rules.Decide(policy.Flow{Proto: proto, Port: dst.Port(), Name: name, Pinned: true}), name
 	}
 	v, name = p.decidePinned(rules, proto, dst, asked)
 	if v.Allow && (v.ByName || v.Rule == nil) && onThisHost(dst.Addr()) {

@@ -109,10 +109,10 @@ func race[T any, C io.Closer](ctx context.Context, dsts []T, dial func(context.C
 // resolve resolves a name that has another way out at other ports, so that it was
 // not resolved before. What is dialled is judged first, as ever.
 func (p *Proxy) resolve(ctx context.Context, d *decision, name policy.Name) ([]netip.Addr, error) {
-	addrs, err := p.Guard.Lookup(ctx, d.rules, name)
-	addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool {
-		v := d.rules.Decide(policy.Flow{Proto: d.proto, Addr: a, Port: d.dst.Port(), Name: name, Pinned: true})
-		return !v.Allow || v.Via != policy.Direct || v.ByName && onThisHost(a)
+	addrs, pin, err := p.Guard.Lookup(ctx, d.rules, name)
+	addrs = slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool {
+		v, _ := p.decideReal(d.rules, d.proto, netip.AddrPortFrom(a, d.dst.Port()), &pin)
+		return !v.Allow || v.Via != policy.Direct
 	})
 	if len(addrs) == 0 && err == nil {
 		err = unix.EHOSTUNREACH
