@@ -34,25 +34,32 @@ func parseUsers(file string, r io.Reader) (map[string]proxyUser, error) {
 		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
 			continue
 		}
-		wrong := func(word, format string, args ...any) error {
-			column := strings.LastIndex(lines.Text(), word) + 1
+		wrong := func(field int, format string, args ...any) error {
+			column := 1
+			for i, rest := 0, lines.Text(); i <= field; i++ {
+				before := strings.Index(rest, fields[i])
+				if column += before; i < field {
+					column += len(fields[i])
+					rest = rest[before+len(fields[i]):]
+				}
+			}
 			return &policy.SyntaxError{Pos: policy.Pos{File: file, Line: number, Column: column}, Msg: fmt.Sprintf(format, args...)}
 		}
 		name := fields[0]
 		switch {
 		case len(fields) == 1:
-			return nil, wrong(name, "a password must follow the name")
+			return nil, wrong(0, "a password must follow the name")
 		case len(fields) > 3:
-			return nil, wrong(fields[3], "only a name, a password and a policy file stand in a line")
+			return nil, wrong(3, "only a name, a password and a policy file stand in a line")
 		case strings.Contains(name, ":"):
-			return nil, wrong(name, "a name cannot have a colon (RFC 7617)")
+			return nil, wrong(0, "a name cannot have a colon (RFC 7617)")
 		case len(name) > maxCredential:
-			return nil, wrong(name, "the name is longer than %d bytes", maxCredential)
+			return nil, wrong(0, "the name is longer than %d bytes", maxCredential)
 		case len(fields[1]) > maxCredential:
-			return nil, wrong(fields[1], "the password is longer than %d bytes", maxCredential)
+			return nil, wrong(1, "the password is longer than %d bytes", maxCredential)
 		}
 		if first, twice := users[name]; twice {
-			return nil, wrong(name, "the name %.80q stands in line %d already", name, first.line)
+			return nil, wrong(0, "the name %.80q stands in line %d already", name, first.line)
 		}
 		u := proxyUser{password: sha256.Sum256([]byte(fields[1])), line: number}
 		if len(fields) == 3 {
