@@ -36,6 +36,7 @@ type origin struct {
 	client      string        // of the explicit proxy: its address
 	user        string        // that it is known as
 	credentials string        // that it gave, whatever for; they isolate
+	still       func() bool   // whether it may use the proxy; nil: that does not change
 }
 
 // shownNames are the names that a flow has shown.
@@ -108,6 +109,9 @@ func (p *Proxy) ended(d *decision, v policy.Verdict, sent, received int64) {
 // again decides on a flow as if it began now, if the policy has changed.
 func (p *Proxy) again(d *decision) policy.Verdict {
 	rules := p.Policy()
+	if d.still != nil && !d.still() {
+		return policy.Verdict{Reason: "its user may not use the proxy any more, or under another policy"}
+	}
 	if rules == d.rules {
 		return d.verdict
 	}

@@ -64,8 +64,8 @@ func (e *Explicit) Finish() {
 
 // Serve takes in clients of TCP or AF_UNIX until the listener is closed. It
 // returns when all of them have ended, which ctx makes them do.
-func (e *Explicit) Serve(ctx context.Context, l net.Listener) error {
-	return eachConn(ctx, l, func(conn net.Conn) {
+func (e *Explicit) Serve(ctx context.Context, l net.Listener) {
+	eachConn(ctx, l, func(conn net.Conn) {
 		name := conn.RemoteAddr().String()
 		if _, ok := conn.(*net.UnixConn); ok {
 			name = "unix"
@@ -147,15 +147,15 @@ func (c *client) open() bool {
 	if c.explicit.admit != nil {
 		return false
 	}
-	c.Proxy = c.explicit.all
+	c.Proxy, c.credentials = c.explicit.all, ""
 	return true
 }
 
 // enter takes the credentials that a client gives; false if they are nobody's.
 // Where none are needed, any will do, and flows with others share no circuit.
 func (c *client) enter(user, password string) bool {
-	c.credentials = user + "\x00" + password
 	if c.open() {
+		c.credentials = user + "\x00" + password
 		return true
 	}
 	if c.Proxy = c.explicit.admit(user, password); c.Proxy == nil {
@@ -164,7 +164,9 @@ func (c *client) enter(user, password string) bool {
 		})
 		return false
 	}
-	c.user = user
+	by, admit := c.Proxy, c.explicit.admit
+	c.user, c.credentials = user, user+"\x00"+password
+	c.still = func() bool { return admit(user, password) == by }
 	return true
 }
 

@@ -158,11 +158,7 @@ func newService(t testing.TB, p *Proxy, admit func(user, password string) *Proxy
 	s := &service{NewExplicit(p, admit), l.Addr().String()}
 	var work sync.WaitGroup
 	work.Go(func() { s.Run(ctx) })
-	work.Go(func() {
-		if err := s.Serve(ctx, l); err != nil {
-			t.Error(err)
-		}
-	})
+	work.Go(func() { s.Serve(ctx, l) })
 	t.Cleanup(func() {
 		l.Close()
 		cancel()

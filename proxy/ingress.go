@@ -11,7 +11,6 @@ import (
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
-	"golang.org/x/sys/unix"
 
 	"appfw/netns"
 	"appfw/policy"
@@ -39,7 +38,8 @@ func (p *Proxy) Publish(ctx context.Context, port Published, in Inward) error {
 	}
 	defer port.TCP.Close()
 	defer context.AfterFunc(ctx, func() { port.TCP.Close() })()
-	return eachConn(ctx, port.TCP, func(conn net.Conn) { p.letIn(ctx, conn.(*net.TCPConn), port.Port, in) })
+	eachConn(ctx, port.TCP, func(conn net.Conn) { p.letIn(ctx, conn.(*net.TCPConn), port.Port, in) })
+	return nil
 }
 
 // letIn relays between a client and the app.
@@ -193,7 +193,9 @@ func (c *clients) open(v visit, write func([]byte, visit) (int, error)) *udpFlow
 	denied := c.track(f, &f.decision)
 	if denied.Allow {
 		if len(c.flows) >= maxUDP {
-			idlest(maps.Values(c.flows)).close()
+			f := idlest(maps.Values(c.flows))
+			delete(c.flows, f.app.(*visitor).visit)
+			f.close() // and downward ends
 		}
 		c.flows[v] = f
 	}
@@ -207,7 +209,9 @@ func (c *clients) open(v visit, write func([]byte, visit) (int, error)) *udpFlow
 	c.work.Go(func() {
 		c.downward(f)
 		c.mu.Lock()
-		delete(c.flows, v)
+		if c.flows[v] == f {
+			delete(c.flows, v)
+		}
 		c.mu.Unlock()
 		f.close()
 		c.untrack(f)
@@ -281,21 +285,19 @@ const acceptPause = 10 * time.Millisecond
 
 // eachConn serves the connections of a listener until that is closed, and returns
 // when all have been served.
-func eachConn(ctx context.Context, l net.Listener, serve func(net.Conn)) error {
+func eachConn(ctx context.Context, l net.Listener, serve func(net.Conn)) {
 	var work sync.WaitGroup
 	defer work.Wait()
 	for {
 		conn, err := l.Accept()
 		switch {
 		case errors.Is(err, net.ErrClosed):
-			return nil
-		case err != nil && !shortage(err) && !errors.Is(err, unix.ECONNABORTED):
-			return err
-		case err != nil:
+			return
+		case err != nil: // no descriptor is free, or the client has left: accept(2)
 			select {
 			case <-time.After(acceptPause):
 			case <-ctx.Done():
-				return nil
+				return
 			}
 		default:
 			work.Go(func() { serve(conn) })

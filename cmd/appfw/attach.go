@@ -133,6 +133,10 @@ func inOwner(path string) (again bool, err error) {
 	}
 	owner := os.NewFile(uintptr(fd), "user namespace")
 	defer owner.Close()
+	var theirs, ours unix.Stat_t
+	if unix.Fstat(fd, &theirs) == nil && unix.Stat("/proc/self/ns/user", &ours) == nil && theirs.Dev == ours.Dev && theirs.Ino == ours.Ino {
+		return false, nil
+	}
 	// The process has several threads, and so cannot enter it by itself.
 	cmd := exec.Command("nsenter", append([]string{"--user=/proc/self/fd/3", "--preserve-credentials", "/proc/self/exe"}, os.Args[1:]...)...)
 	if self, err := os.Executable(); err == nil {

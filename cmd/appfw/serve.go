@@ -111,26 +111,17 @@ func serve(flags serveFlags) error {
 	e := proxy.NewExplicit(all.rules.proxy, admit)
 	var serving, clients sync.WaitGroup
 	serving.Go(func() { e.Run(ctx) })
-	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
 		if !flags.quiet {
 			fmt.Fprintf(os.Stderr, "appfw: serving SOCKS and HTTP at %s\n", printable(listenerName(l)))
 		}
-		clients.Go(func() {
-			if err := e.Serve(ctx, l); err != nil {
-				failed <- fmt.Errorf("listen at %s: %w", listenerName(l), err)
-			}
-		})
+		clients.Go(func() { e.Serve(ctx, l) })
 	}
-	for running := true; running; {
-		select {
-		case sig := <-signals:
-			if running = sig == unix.SIGHUP; running {
-				s.reload()
-			}
-		case err = <-failed:
-			running = false
+	for sig := range signals {
+		if sig != unix.SIGHUP {
+			break
 		}
+		s.reload()
 	}
 	for _, l := range listeners {
 		l.Close()
@@ -157,7 +148,7 @@ wait:
 	clients.Wait()
 	serving.Wait()
 	s.work.Wait()
-	return errors.Join(err, report.close())
+	return report.close()
 }
 
 // listenAll opens the listeners, all or none.
@@ -289,6 +280,9 @@ func (s *service) reload() {
 		if err := s.readUsers(); err != nil {
 			s.report.reloaded("the users stay as they were: " + err.Error())
 		} else {
+			for _, t := range s.tenants {
+				t.rules.proxy.Recheck() // cuts those of users who are gone
+			}
 			s.report.reloaded("the users were read anew")
 		}
 	}

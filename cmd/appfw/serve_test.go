@@ -229,9 +229,23 @@ func TestServeUsers(t *testing.T) {
 		wants(t, s.err.String(), "appfw: denied client "+w.Addr4().String()+": the user and the password are nobody's\n")
 
 		// A user who is gone has to go, and one who comes may come.
+		w.example.ServeTCP(7, func(c net.Conn) { _, _ = io.Copy(c, c) })
+		tunnel, err := w.DialFromHost("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tunnel.Close()
+		_ = tunnel.SetDeadline(time.Now().Add(patience))
+		fmt.Fprint(tunnel, "\x05\x01\x02\x01\x05alice\x0bopen:sesame\x05\x01\x00\x03\x0bexample.com\x00\x07")
+		if _, err := io.ReadFull(tunnel, make([]byte, 2+2+10)); err != nil {
+			t.Fatal(err)
+		}
 		w.secret("users", "carol 12345\n")
 		s.signal(unix.SIGHUP)
-		s.await(s.err, "the users were read anew")
+		s.await(s.err, "(?s)denied tcp example.com:7: its user may not use the proxy any more.*the users were read anew")
+		if _, err := io.ReadAll(tunnel); err == nil {
+			t.Error("her tunnel ended as if all were well")
+		}
 		wants(t, w.ok(w.curl("-x", "http://carol:12345@"+at, "https://example.com/")), "hello from example.com")
 		if r := w.curl("-x", "http://alice:open%3Asesame@"+at, "https://example.com/"); r.code == 0 {
 			t.Error("alice still gets in")
