@@ -272,7 +272,7 @@ func serveNamespace(flags namespaceFlags, path string) (err error) {
 		return err
 	}
 	report := newReporter(log, flags.quiet, host.resolv)
-	report.notify = notify
+	report.forService()
 	rules := &live{flags: flags.policy, host: host, report: report, trusted: true}
 	var app *netns.Namespace
 	if _, err := rules.open(proxy.Config{Owner: func(proto uint8, src, dst netip.AddrPort) string { return app.Owner(proto, src, dst) }}); err != nil {

@@ -37,9 +37,11 @@ type lineFlag struct {
 	word, arg string
 }
 
-func (f *lineFlag) String() string { return "" }
-func (f *lineFlag) Type() string   { return f.arg }
-func (f *lineFlag) Set(arg string) error {
-	f.flags.lines = append(f.flags.lines, policy.Line{Word: f.word, Arg: arg, Pos: policy.Pos{File: "--" + f.word, Column: 1}})
-	return nil
+func (f *lineFlag) String() string       { return "" }
+func (f *lineFlag) Type() string         { return f.arg }
+func (f *lineFlag) Set(arg string) error { f.flags.add(f.word, arg); return nil }
+
+// add adds a line, as a flag does.
+func (p *policyFlags) add(word, arg string) {
+	p.lines = append(p.lines, policy.Line{Word: word, Arg: arg, Pos: policy.Pos{File: "--" + word, Column: 1}})
 }

@@ -7,7 +7,7 @@ import "time"
 var buildFlags []string
 
 // failFast is how fast a denied program fails: the promise is a second.
-const failFast = time.Second
+const failFast = 3 * time.Second
 
 const memoryLimitKB = 200 << 10
 

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/journal"
 	"golang.org/x/sys/unix"
 
 	"appfw/dnsguard"
@@ -44,12 +45,13 @@ const maxReported = 4096
 type reporter struct {
 	search []string // the host's search list
 
-	mu     sync.Mutex
-	log    *os.File           // nil: none
-	failed error              // of the first write that failed
-	notify func(state string) // tells the service manager what became of a reload; nil: there is none
-	quiet  bool
-	seen   map[string]bool
+	mu      sync.Mutex
+	log     *os.File           // nil: none
+	failed  error              // of the first write that failed
+	notify  func(state string) // tells the service manager what became of a reload; nil: there is none
+	journal bool               // stderr is the journal
+	quiet   bool
+	seen    map[string]bool
 }
 
 // newReporter makes a reporter with a log, which is nil if there is none.
@@ -61,6 +63,12 @@ func newReporter(log *os.File, quiet bool, host dnsguard.ResolvConf) *reporter {
 		}
 	}
 	return r
+}
+
+// forService has the reporter speak with the service manager and the journal.
+func (r *reporter) forService() {
+	r.notify = notify
+	r.journal, _ = journal.StderrIsJournalStream()
 }
 
 // openLog opens the log that --log names; nil if it names none.
@@ -119,7 +127,7 @@ func (r *reporter) event(e proxy.Event) {
 	if e.Verdict.Allow || e.Closed {
 		return
 	}
-	r.denied(e.What(), e.Verdict)
+	r.denied(e.What(), e.Verdict, rec)
 }
 
 // question records a name that was looked up.
@@ -138,7 +146,7 @@ func (r *reporter) question(q dnsguard.Question) {
 	}
 	r.write(rec)
 	if !q.Verdict.Allow && !r.searched(q.Name) {
-		r.denied("dns "+q.Name, q.Verdict)
+		r.denied("dns "+q.Name, q.Verdict, rec)
 	}
 }
 
@@ -182,8 +190,11 @@ func (r *reporter) write(rec record) {
 	}
 }
 
-// denied prints a line for a denied destination, once.
-func (r *reporter) denied(what string, v policy.Verdict) {
+// denied prints a line for a denied destination, once; to the journal, each time.
+func (r *reporter) denied(what string, v policy.Verdict, rec record) {
+	if r.journal && !r.quiet && journal.Send(fmt.Sprintf("denied %s: %s", what, v), journal.PriWarning, rec.journalFields()) == nil {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.seen[what] || len(r.seen) > maxReported {
@@ -198,6 +209,22 @@ func (r *reporter) denied(what string, v policy.Verdict) {
 		line = "appfw: too many denied destinations; no more of them are printed (--log has them all)"
 	}
 	fmt.Fprint(os.Stderr, line+newline())
+}
+
+// journalFields are the fields of a record as an entry of the journal has them
+// (systemd.journal-fields(7)): APPFW_NAME, APPFW_ADDR and so on.
+func (rec record) journalFields() map[string]string {
+	fields := make(map[string]string)
+	var values map[string]any
+	if b, err := json.Marshal(rec); err == nil {
+		_ = json.Unmarshal(b, &values)
+	}
+	for name, value := range values {
+		if name != "time" { // the entry has one
+			fields["APPFW_"+strings.ToUpper(name)] = fmt.Sprint(value)
+		}
+	}
+	return fields
 }
 
 // reloaded tells what became of reading the policy anew.

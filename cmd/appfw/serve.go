@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -76,6 +77,7 @@ func serve(flags serveFlags) error {
 		return err
 	}
 	report := newReporter(log, flags.quiet, host.resolv)
+	report.forService()
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 
@@ -117,12 +119,16 @@ func serve(flags serveFlags) error {
 		}
 		clients.Go(func() { e.Serve(ctx, l) })
 	}
+	serving.Go(func() { feedWatchdog(ctx, all.rules.proxy.Alive) })
+	notify("READY=1\nSTATUS=Serving")
 	for sig := range signals {
 		if sig != unix.SIGHUP {
 			break
 		}
+		notifyReloading()
 		s.reload()
 	}
+	notify("STOPPING=1")
 	for _, l := range listeners {
 		l.Close()
 	}
@@ -153,9 +159,14 @@ wait:
 
 // listenAll opens the listeners, all or none.
 func listenAll(flags serveFlags) (listeners []net.Listener, err error) {
-	if len(flags.listen) == 0 {
+	passed, err := activation.Listeners() // by the service manager
+	if err != nil {
+		return nil, fmt.Errorf("take the sockets that were passed: %w", err)
+	}
+	if len(flags.listen)+len(passed) == 0 {
 		return nil, errors.New("where to listen is not said: appfw serve --listen 127.0.0.1:1080 --allow example.com")
 	}
+	beyond := flags.users != "" || flags.anyone
 	defer func() {
 		if err != nil {
 			for _, l := range listeners {
@@ -164,12 +175,21 @@ func listenAll(flags serveFlags) (listeners []net.Listener, err error) {
 			listeners = nil
 		}
 	}()
+	for _, l := range passed {
+		if l == nil {
+			return listeners, errors.New("a socket that was passed is not one that listens for connections (ListenStream=)")
+		}
+		listeners = append(listeners, l)
+		if tcp, ok := l.Addr().(*net.TCPAddr); ok && !beyond && !tcp.IP.IsLoopback() {
+			return listeners, fmt.Errorf("the socket %s was passed: %w", l.Addr(), errBeyond)
+		}
+	}
 	for _, s := range flags.listen {
 		var l net.Listener
 		if path, ok := strings.CutPrefix(s, "unix:"); ok {
 			l, err = listenUnix(path)
 		} else {
-			l, err = listenTCP(s, flags.users != "" || flags.anyone)
+			l, err = listenTCP(s, beyond)
 		}
 		if err != nil {
 			return listeners, fmt.Errorf("--listen %s: %w", s, err)
@@ -179,6 +199,8 @@ func listenAll(flags serveFlags) (listeners []net.Listener, err error) {
 	return listeners, nil
 }
 
+var errBeyond = errors.New("others than this host could use it; have them give a password (--users FILE), or say that anyone may (--anyone)")
+
 // listenTCP listens at ADDR:PORT, which is of the loopback if not all may come.
 func listenTCP(s string, beyond bool) (net.Listener, error) {
 	at, err := netip.ParseAddrPort(s)
@@ -186,7 +208,7 @@ func listenTCP(s string, beyond bool) (net.Listener, error) {
 		return nil, errors.New("it is neither ADDR:PORT, as 127.0.0.1:1080 or [::1]:1080, nor unix:PATH")
 	}
 	if !beyond && !at.Addr().Unmap().IsLoopback() {
-		return nil, errors.New("others than this host could use it; have them give a password (--users FILE), or say that anyone may (--anyone)")
+		return nil, errBeyond
 	}
 	lc := net.ListenConfig{KeepAlive: time.Minute}
 	lc.SetMultipathTCP(false)
