@@ -244,6 +244,7 @@ func (b *builder) destination(l Line) error {
 		rule.Pos = Pos{File: "command line"}
 	}
 	rule.reason = rule.why()
+	b.rules = append(b.rules, rule)
 	if dest, via, ok := cutVia(l.Arg); ok && !b.ingress {
 		pos := l.Pos
 		pos.Column = max(pos.Column, 1) + strings.LastIndex(l.Arg, via)
@@ -327,6 +328,7 @@ func (b *builder) add(r *Rule) {
 			b.prefixes.Modify(p, func(rules []*Rule, _ bool) ([]*Rule, bool) { return append(rules, r), false })
 		}
 	default:
+		r.names = 1
 		b.denyNames = b.denyNames || !r.Allow
 		rules := b.names[h.name]
 		if rules == nil {
@@ -396,6 +398,7 @@ func (b *builder) list(l Line, rule *Rule, file string) error {
 			if !set.names[h.kind].add(h.name, line) {
 				return errors.New("the list is too long")
 			}
+			rule.names++
 			return nil
 		}
 		for _, p := range h.prefixes {

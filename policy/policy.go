@@ -31,6 +31,7 @@ type Policy struct {
 	names    map[Name]*nameRules
 	prefixes bart.Table[[]*Rule]
 	lists    []*list
+	rules    []*Rule // all of them, in the order of the lines
 
 	ancestors map[Name]struct{} // of the names that are allowed
 
@@ -334,7 +335,7 @@ func (p *Policy) Chained(n Name) bool {
 		return false
 	}
 	chained := false
-	p.eachFlow(Flow{Name: n, Pinned: true}, func(v Verdict, _ bool) bool {
+	p.eachFlow(Flow{Name: n, Pinned: true}, func(_ Flow, v Verdict, _ bool) bool {
 		chained = chained || v.Allow && v.Via != Direct
 		return chained
 	})
@@ -357,7 +358,7 @@ func (p *Policy) DecideAnswer(n Name, aliases []Name, a netip.Addr) Verdict {
 // if one is.
 func (p *Policy) decideSome(f Flow) Verdict {
 	var v Verdict
-	p.eachFlow(f, func(d Verdict, opened bool) bool {
+	p.eachFlow(f, func(_ Flow, d Verdict, opened bool) bool {
 		// Rather the rule that shuts what another one opens.
 		if d.Allow || v.Reason == "" || v.Rule == nil && d.Rule != nil && opened {
 			v = d
@@ -374,7 +375,7 @@ func (p *Policy) decideSome(f Flow) Verdict {
 // eachFlow decides on the flow for every protocol, and for every port at which
 // the verdict may change, until found is true. opened tells that some rule allows
 // the port.
-func (p *Policy) eachFlow(f Flow, found func(v Verdict, opened bool) bool) {
+func (p *Policy) eachFlow(f Flow, found func(f Flow, v Verdict, opened bool) bool) {
 	all := p.matchFlow(nil, f)
 	// Between two ports at which a rule begins or ends the verdict is the same.
 	turns := []uint16{1, 854, 5354, 5356} // 1, and after the guarded ones
@@ -399,7 +400,7 @@ func (p *Policy) eachFlow(f Flow, found func(v Verdict, opened bool) bool) {
 				f.Port = 0
 			}
 			opened := slices.ContainsFunc(all, func(x match) bool { return x.rule.Allow && x.rule.scope.matches(f.Proto, f.Port) })
-			if found(p.decide(f, all, matches), opened) {
+			if found(f, p.decide(f, all, matches), opened) {
 				return
 			}
 			if f.Proto == ICMP {

@@ -42,6 +42,7 @@ type Rule struct {
 	host   host
 	scope  scope
 	ports  bool   // the rule names ports
+	names  int    // how many names and wildcards it speaks of
 	via    string // how what it allows goes out: Direct, Default, or a chain's name
 	reason string // of verdicts
 }
