@@ -122,7 +122,9 @@ func writePrefixes(b *strings.Builder, key string, list []netip.Prefix) {
 // policy: what it opens beyond first.
 func dropInNotes(p *policy.Policy, anyPort bool, open []netip.Prefix) []string {
 	var wider, narrower []string
-	more := func(format string, args ...any) { wider = append(wider, "wider: "+printable(fmt.Sprintf(format, args...))) }
+	more := func(format string, args ...any) {
+		wider = append(wider, "wider: "+printable(fmt.Sprintf(format, args...)))
+	}
 	less := func(format string, args ...any) {
 		narrower = append(narrower, "narrower: "+printable(fmt.Sprintf(format, args...)))
 	}

@@ -379,14 +379,19 @@ func reduced(list []unitPrefix) (out []unitPrefix, table *bart.Table[unitPrefix]
 			out = append(out, p)
 		}
 	}
-	return slices.DeleteFunc(out, func(p unitPrefix) bool {
+	out = slices.DeleteFunc(out, func(p unitPrefix) bool {
 		for q := range table.Supernets(p.Prefix) {
 			if q != p.Prefix {
 				return true
 			}
 		}
 		return false
-	}), table
+	})
+	table = new(bart.Table[unitPrefix])
+	for _, p := range out {
+		table.Insert(p.Prefix, p)
+	}
+	return out, table
 }
 
 // policyText writes a policy that means the same, and what was left out.
