@@ -20,8 +20,10 @@ import (
 func newSystemd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "systemd",
-		Short: "Turn a policy into settings of a systemd unit, and back",
-		Example: `  appfw systemd import nginx.service > nginx.policy
+		Short: "Put services behind appfw; turn policies into settings of units, and back",
+		Example: `  appfw systemd proxy backup.service --policy /etc/appfw/backup.policy
+  appfw systemd netns nginx.service --policy /etc/appfw/nginx.policy
+  appfw systemd import nginx.service > nginx.policy
   appfw systemd export --policy build.policy > /etc/systemd/system/build.service.d/net.conf`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },

@@ -21,6 +21,7 @@ import (
 type unitFlags struct {
 	policy    string
 	directory string
+	program   string
 	dryRun    bool
 	remove    bool
 
@@ -32,6 +33,7 @@ type unitFlags struct {
 func (f *unitFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.policy, "policy", "", "the policy, a `FILE`")
 	c.Flags().StringVar(&f.directory, "directory", "/etc/systemd/system", "where units are written, a `DIR`")
+	c.Flags().StringVar(&f.program, "program", "", "what units start as appfw, a `PATH` (without: this program)")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "print what would be written, and write nothing")
 	c.Flags().BoolVar(&f.remove, "remove", false, "undo it: remove what was written for UNIT")
 }
@@ -84,8 +86,8 @@ units may share a namespace (--name). UNIT itself is not restarted.`,
 	return c
 }
 
-// unitFile is a file of systemd's.
-type unitFile struct{ path, text string }
+// outputFile is a file of systemd's.
+type outputFile struct{ path, text string }
 
 // unitMark is the first line of all that is written. What has it not is not touched.
 const unitMark = "# Written by appfw systemd. To undo it: appfw systemd "
@@ -97,7 +99,7 @@ const dropInName = "50-appfw.conf"
 var unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\-][A-Za-z0-9:_.\\@-]{0,200}\.service$`)
 
 // apply writes, prints or removes the files for a unit.
-func (f *unitFlags) apply(unit string, files func(unit string) ([]unitFile, error)) error {
+func (f *unitFlags) apply(unit string, files func(unit string) ([]outputFile, error)) error {
 	if !strings.Contains(unit, ".") || !strings.HasSuffix(unit, ".service") && !strings.HasSuffix(unit, ".socket") && !strings.HasSuffix(unit, ".timer") {
 		unit += ".service"
 	}
@@ -120,20 +122,29 @@ func (f *unitFlags) apply(unit string, files func(unit string) ([]unitFile, erro
 		}
 		return nil
 	}
-	for _, x := range list { // all of them, before any is written
-		if old, err := os.ReadFile(x.path); err == nil && !bytes.HasPrefix(old, []byte(unitMark)) {
+	before := make(map[string][]byte) // of files that there are already
+	for _, x := range list {          // all of them, before any is written
+		old, err := os.ReadFile(x.path)
+		if err == nil && !bytes.HasPrefix(old, []byte(unitMark)) {
 			return fmt.Errorf("%s is there, and not written by appfw; it is left as it is", x.path)
 		}
+		if err == nil {
+			before[x.path] = old
+		}
 	}
-	var written []string
-	for _, x := range list {
+	for i, x := range list {
 		if err := writeWhole(x.path, x.text); err != nil {
-			for _, path := range written {
-				_ = os.Remove(path)
+			for _, done := range list[:i] { // as it was
+				if old, there := before[done.path]; there {
+					_ = writeWhole(done.path, string(old))
+				} else {
+					_ = os.Remove(done.path)
+				}
 			}
 			return err
 		}
-		written = append(written, x.path)
+	}
+	for _, x := range list {
 		fmt.Printf("wrote %s\n", x.path)
 	}
 	reloadManager()
@@ -278,10 +289,11 @@ func (f *unitFlags) undo(unit string) error {
 }
 
 // executable is appfw as a unit starts it.
-func executable() (string, error) {
-	path, err := os.Executable()
-	if err != nil {
-		return "", err
+func (f *unitFlags) executable() (path string, err error) {
+	if path = f.program; path == "" {
+		if path, err = os.Executable(); err != nil {
+			return "", err
+		}
 	}
 	for _, dir := range []string{"/home/", "/root/", "/tmp/", "/var/tmp/", "/run/user/"} {
 		if strings.HasPrefix(path, dir) {
@@ -312,7 +324,7 @@ func proxyAddress(unit string) netip.AddrPort {
 }
 
 // proxyUnits are the files by which a unit reaches only a proxy.
-func (f *unitFlags) proxyUnits(unit string) ([]unitFile, error) {
+func (f *unitFlags) proxyUnits(unit string) ([]outputFile, error) {
 	at := proxyAddress(unit)
 	if f.listen != "" {
 		var err error
@@ -326,7 +338,7 @@ func (f *unitFlags) proxyUnits(unit string) ([]unitFile, error) {
 	if info, err := os.Stat(f.policy); err == nil && info.Mode().Perm()&0o004 == 0 {
 		return nil, fmt.Errorf("the proxy runs as a user of its own, who may not read %s (chmod o+r %s)", f.policy, f.policy)
 	}
-	program, err := executable()
+	program, err := f.executable()
 	if err != nil {
 		return nil, err
 	}
@@ -334,7 +346,7 @@ func (f *unitFlags) proxyUnits(unit string) ([]unitFile, error) {
 	return f.render(map[string]any{
 		"Undo": "proxy " + unit + " --remove", "Unit": unit, "Name": name, "At": at, "Addr": at.Addr(),
 		"Start": unitWords(program, "serve", "--policy", f.policy),
-	}, []unitFile{
+	}, []outputFile{
 		{filepath.Join(f.directory, name+".socket"), `
 [Unit]
 Description=Proxy of appfw for {{.Unit}}
@@ -400,7 +412,7 @@ Environment=NO_PROXY=localhost,127.0.0.1,::1 no_proxy=localhost,127.0.0.1,::1
 }
 
 // netnsUnits are the files by which a unit runs in a namespace.
-func (f *unitFlags) netnsUnits(unit string) ([]unitFile, error) {
+func (f *unitFlags) netnsUnits(unit string) ([]outputFile, error) {
 	namespace := f.name
 	if namespace == "" {
 		namespace = instance(unit)
@@ -417,7 +429,7 @@ func (f *unitFlags) netnsUnits(unit string) ([]unitFile, error) {
 			return nil, fmt.Errorf("--publish %s: a socket is not passed to this unit; give a port", p.flag)
 		}
 	}
-	program, err := executable()
+	program, err := f.executable()
 	if err != nil {
 		return nil, err
 	}
@@ -428,7 +440,7 @@ func (f *unitFlags) netnsUnits(unit string) ([]unitFile, error) {
 	name := "appfw-netns@" + namespace
 	return f.render(map[string]any{
 		"Undo": "netns " + unit + " --remove", "Unit": unit, "Name": name, "Namespace": namespace, "Start": unitWords(words...), "Config": filepath.Join(configDir, namespace),
-	}, []unitFile{
+	}, []outputFile{
 		{filepath.Join(f.directory, name+".service"), `
 [Unit]
 Description=Network namespace {{.Namespace}} of appfw
@@ -470,7 +482,7 @@ CapabilityBoundingSet=~CAP_SYS_ADMIN CAP_SYS_PTRACE CAP_NET_ADMIN
 }
 
 // render fills in templates, and puts the mark before each.
-func (f *unitFlags) render(values map[string]any, files []unitFile) ([]unitFile, error) {
+func (f *unitFlags) render(values map[string]any, files []outputFile) ([]outputFile, error) {
 	for i, x := range files {
 		var b strings.Builder
 		b.WriteString(unitMark + values["Undo"].(string) + "\n")

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// Units are written, and removed again, and nothing else is touched.
+func TestUnits(t *testing.T) {
+	w := newWorld(t)
+	dir := filepath.Join(w.Dir(), "units")
+	for name, text := range map[string]string{"a.service": "[Service]\nExecStart=true\n", "b@.service": "[Service]\nExecStart=true\n", "a.service.d/mine.conf": "# mine\n"} {
+		w.write("units/"+name, text)
+	}
+	policy := w.write("a.policy", "allow example.com\n")
+	const installed = "/usr/local/bin/appfw"
+	files := func() (all []string) {
+		_ = filepath.WalkDir(dir, func(path string, d os.DirEntry, _ error) error {
+			if d.Type().IsRegular() {
+				all = append(all, strings.TrimPrefix(path, dir+"/"))
+			}
+			return nil
+		})
+		slices.Sort(all)
+		return all
+	}
+	same := func(want ...string) {
+		t.Helper()
+		if got := files(); !slices.Equal(got, want) {
+			t.Errorf("there are %q, want %q", got, want)
+		}
+	}
+	systemd := func(args ...string) result {
+		t.Helper()
+		return w.finish(w.Command(t.Context(), w.user, program, append([]string{"systemd", args[0], "--directory", dir, "--program", installed}, args[1:]...)...))
+	}
+	untouched := []string{"a.service", "a.service.d/mine.conf", "b@.service"}
+
+	out := w.ok(systemd("proxy", "a", "--policy", policy, "--dry-run", "--listen", "127.100.90.50:1080"))
+	wants(t, out, "# "+dir+"/a.service.d/50-appfw.conf\n", "IPAddressDeny=any\nIPAddressAllow=127.100.90.50\n", "ListenStream=127.100.90.50:1080\n",
+		"Environment=ALL_PROXY=socks5h://127.100.90.50:1080 all_proxy=", "ExecStart="+installed+" serve --policy "+policy+"\n")
+	same(untouched...)
+
+	w.ok(systemd("proxy", "a", "--policy", policy))
+	w.ok(systemd("proxy", "a.service", "--policy", policy)) // again
+	same("a.service", "a.service.d/50-appfw.conf", "a.service.d/mine.conf", "appfw-serve@a.service", "appfw-serve@a.socket", "b@.service")
+	wants(t, w.ok(systemd("proxy", "a", "--remove", "--dry-run")), "would remove "+dir+"/appfw-serve@a.socket\n")
+	w.ok(systemd("proxy", "a", "--remove"))
+	same(untouched...)
+
+	// Two units share a namespace; it stays until both have left.
+	w.ok(systemd("netns", "a", "--policy", policy, "--name", "shared", "--publish", "0.0.0.0:80:80"))
+	w.ok(systemd("netns", "b@x.service", "--policy", policy, "--name", "shared"))
+	w.ok(systemd("netns", "a", "--remove"))
+	same("a.service", "a.service.d/mine.conf", "appfw-netns@shared.service", "b@.service", "b@x.service.d/50-appfw.conf")
+	w.ok(systemd("netns", "b@x", "--remove"))
+	same(untouched...)
+
+	theirs := w.write("units/a.service.d/50-appfw.conf", "# theirs\n")
+	taken := append(slices.Clone(untouched[:1]), "a.service.d/50-appfw.conf", "a.service.d/mine.conf", "b@.service")
+	secret := w.secret("secret.policy", "allow example.com\n")
+	bad := w.write("bad.policy", "alow example.com\n")
+	for want, args := range map[string][]string{
+		theirs + " is there, and not written by appfw; it is left as it is": {"proxy", "a", "--policy", policy},
+		theirs + " is not written by appfw; it is left as it is":            {"netns", "a", "--remove"},
+		"there is no unit nosuch.service":                                   {"netns", "nosuch", "--policy", policy},
+		`"../a.service" is not the name of a service`:                       {"netns", "../a", "--policy", policy},
+		`"b@.service" is not the name of a service`:                         {"netns", "b@", "--policy", policy},
+		`"a.socket" is not the name of a service`:                           {"proxy", "a.socket", "--policy", policy},
+		"which policy is not said (--policy FILE)":                          {"proxy", "a"},
+		bad + `:1:1: "alow": unknown word (did you mean allow?)`:            {"proxy", "a", "--policy", bad},
+		"nothing is written for b@x.service: there is no ":                  {"proxy", "b@x", "--remove"},
+		"the proxy runs as a user of its own, who may not read " + secret:   {"proxy", "b@x", "--policy", secret},
+		"--listen 10.0.0.1:1080: others than this host could use it":        {"proxy", "b@x", "--policy", policy, "--listen", "10.0.0.1:1080"},
+		`"a/b" is no name for a namespace of units (--name)`:                {"netns", "b@x", "--policy", policy, "--name", "a/b"},
+		"units cannot start /tmp/appfw, which they do not see; install it":  {"proxy", "b@x", "--policy", policy, "--program", "/tmp/appfw"},
+		"--publish 80: there are two ports":                                 {"netns", "b@x", "--policy", policy, "--publish", "80"},
+	} {
+		w.denied(systemd(args...), want)
+		same(taken...)
+	}
+	// Where it cannot write, it leaves nothing half done.
+	if err := os.Remove(theirs); err != nil {
+		t.Fatal(err)
+	}
+	w.user = w.Ordinary()
+	w.denied(systemd("netns", "a", "--policy", policy), "permission denied")
+	same(untouched...)
+}
