@@ -263,16 +263,10 @@ func serveNamespace(flags namespaceFlags, path string) (err error) {
 	if err != nil {
 		return err
 	}
-	host, err := readHost()
+	host, report, err := startService(flags.log, flags.quiet)
 	if err != nil {
 		return err
 	}
-	log, err := openLog(flags.log, func() (*os.File, error) { return appendLog(flags.log) })
-	if err != nil {
-		return err
-	}
-	report := newReporter(log, flags.quiet, host.resolv)
-	report.forService()
 	rules := &live{flags: flags.policy, host: host, report: report, trusted: true}
 	var app *netns.Namespace
 	if _, err := rules.open(proxy.Config{Owner: func(proto uint8, src, dst netip.AddrPort) string { return app.Owner(proto, src, dst) }}); err != nil {

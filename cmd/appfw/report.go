@@ -65,10 +65,20 @@ func newReporter(log *os.File, quiet bool, host dnsguard.ResolvConf) *reporter {
 	return r
 }
 
-// forService has the reporter speak with the service manager and the journal.
-func (r *reporter) forService() {
+// startService reads the host's configuration, and makes a reporter that speaks
+// with the service manager and the journal.
+func startService(log string, quiet bool) (host hostConfig, r *reporter, err error) {
+	if host, err = readHost(); err != nil {
+		return host, nil, err
+	}
+	file, err := openLog(log, func() (*os.File, error) { return appendLog(log) })
+	if err != nil {
+		return host, nil, err
+	}
+	r = newReporter(file, quiet, host.resolv)
 	r.notify = notify
 	r.journal, _ = journal.StderrIsJournalStream()
+	return host, r, nil
 }
 
 // openLog opens the log that --log names; nil if it names none.

@@ -68,16 +68,10 @@ type serveFlags struct {
 
 // serve serves until it is told to end.
 func serve(flags serveFlags) error {
-	host, err := readHost()
+	host, report, err := startService(flags.log, flags.quiet)
 	if err != nil {
 		return err
 	}
-	log, err := openLog(flags.log, func() (*os.File, error) { return appendLog(flags.log) })
-	if err != nil {
-		return err
-	}
-	report := newReporter(log, flags.quiet, host.resolv)
-	report.forService()
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 
