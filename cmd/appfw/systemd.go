@@ -43,8 +43,8 @@ allow what a policy allows by address, for a drop-in of a service. systemd knows
 no names, ports or protocols, and filters both directions alike: what cannot be
 said is named on stderr and in comments. An address is allowed only if the policy
 allows every flow to it, directly, and no rule keeps clients from there; with
---any-port, if it allows some. What the policy does not allow is shut, also
-where systemd would need a list of the prefixes around it.`,
+--any-port, if it allows some. A deny within an allow divides that into the
+prefixes around it, as systemd's allow wins over its deny.`,
 		Example: `  appfw systemd export --policy build.policy > /etc/systemd/system/build.service.d/net.conf
   appfw systemd export --allow 10.0.0.0/24 --deny 10.0.0.13 --allow localhost
   appfw systemd export --any-port --allow 10.0.0.0/24:443`,
