@@ -188,7 +188,7 @@ func (u *unit) line(l *unitLine, section *string) error {
 	case key == "Environment" || key == "UnsetEnvironment":
 		err = u.environment(l, key, value)
 	case slices.Contains(otherSettings, key):
-		u.others = append(u.others, unitValue{key + "=" + strings.Trim(l.text[value:], unitSpace), l.pos(start)})
+		u.others = append(u.others, unitValue{fmt.Sprintf("%s=%.80s", key, strings.Trim(l.text[value:], unitSpace)), l.pos(start)})
 	default:
 		return nil
 	}
