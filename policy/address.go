@@ -54,6 +54,9 @@ func prefixes(list ...string) []netip.Prefix {
 // within any prefix: an ordinary address in a private one stays private.
 func Special(a netip.Addr) string {
 	kind, ok := special.Lookup(Embedded(a))
+	if inner, is := isatap(a); is {
+		kind, ok = special.Lookup(inner)
+	}
 	if a = a.WithZone("").Unmap(); !ok && !teredo.Contains(a) {
 		kind, _ = special.Lookup(a)
 	}
@@ -70,8 +73,8 @@ var (
 )
 
 // Embedded is the IPv4 address that packets to a are in the end delivered to,
-// where a carries one: IPv4-mapped, IPv4-compatible, NAT64, 6to4, Teredo,
-// ISATAP. Any other address is itself, without its zone.
+// where a carries one: IPv4-mapped, IPv4-compatible, NAT64, 6to4, Teredo. Any
+// other address is itself, without its zone.
 func Embedded(a netip.Addr) netip.Addr {
 	a = a.WithZone("").Unmap()
 	if !a.Is6() {
@@ -90,8 +93,15 @@ func Embedded(a netip.Addr) netip.Addr {
 		return netip.AddrFrom4([4]byte{^b[12], ^b[13], ^b[14], ^b[15]})
 	case compatible.Contains(a) && binary.BigEndian.Uint32(b[12:]) > 1:
 		return last
-	case b[8]&^0x02 == 0 && b[9] == 0 && b[10] == 0x5e && b[11] == 0xfe: // RFC 5214, 6.1
-		return last
 	}
 	return a
+}
+
+// isatap is the IPv4 address that a carries as an interface identifier of ISATAP
+// (RFC 5214, 6.1). Whoever has a prefix can give a host such an address, so it is
+// not where packets are delivered to: it only may be.
+func isatap(a netip.Addr) (inner netip.Addr, ok bool) {
+	b := a.As16()
+	ok = a.Is6() && !a.Is4In6() && b[8]&^0x02 == 0 && b[9] == 0 && b[10] == 0x5e && b[11] == 0xfe
+	return netip.AddrFrom4([4]byte(b[12:16])), ok
 }

@@ -45,10 +45,10 @@ func TestEmbeddedAndSpecial(t *testing.T) {
 		{"2002:7f00:1::", "127.0.0.1", "loopback"},
 		{"2001:0:4136:e378:8000:63bf:f7f7:f7f7", "8.8.8.8", ""},
 		{"2001:0:4136:e378:8000:63bf:f5ff:fffe", "10.0.0.1", "private"},
-		{"2606:4700::5efe:10.0.0.1", "10.0.0.1", "private"},
-		{"2606:4700::200:5efe:127.0.0.1", "127.0.0.1", "loopback"},
-		{"fd00::5efe:8.8.8.8", "8.8.8.8", "private"}, // the LAN may have a host of that address
-		{"fe80::5efe:8.8.8.8", "8.8.8.8", "link-local"},
+		{"2606:4700::5efe:10.0.0.1", "2606:4700::5efe:a00:1", "private"},
+		{"2606:4700::200:5efe:127.0.0.1", "2606:4700::200:5efe:7f00:1", "loopback"},
+		{"fd00::5efe:8.8.8.8", "fd00::5efe:808:808", "private"}, // the LAN may have a host of that address
+		{"fe80::5efe:8.8.8.8", "fe80::5efe:808:808", "link-local"},
 	} {
 		a := netip.MustParseAddr(tt.addr)
 		if got := Embedded(a).String(); got != tt.embedded {

@@ -109,12 +109,16 @@ func (m *model) decide(f Flow, embeds, kind string) (allow, byRule, byName bool)
 	byName = true
 	fallback := m.fallback && kind != "loopback" && (f.Port != 853 || f.Proto == ICMP)
 	for i, r := range m.rules {
-		anyOrAddr := r.host == "any" || kind != "nowhere" && r.coversHost(embeds)
+		inner := kind != "nowhere" && r.coversHost(embeds)
 		name := f.Name != "" && r.host != "any" && r.coversHost(string(f.Name))
 		outer := kind != "nowhere" && r.coversHost(f.Addr.String())
+		anyOrAddr := r.host == "any" || inner
+		if strings.Contains(f.Addr.String(), "5efe") { // ISATAP: only perhaps it goes to the inner one
+			anyOrAddr = r.host == "any" || outer
+		}
 		switch {
 		case !r.coversScope(f.Proto, f.Port):
-		case !r.allow && (anyOrAddr || name || outer):
+		case !r.allow && (anyOrAddr || name || inner || outer):
 			denies = append(denies, m.sets[i])
 		case !r.allow:
 		case kind == "loopback" && !strings.HasPrefix(r.host, "127.") && r.host != "localhost":

@@ -161,21 +161,24 @@ func (p *Policy) matchFlow(all []match, f Flow) []match {
 	case p.ingress: // an address that embeds another is not that one's
 		all = append(all, p.matchAddr(f.Addr)...)
 	case f.Addr.IsValid():
-		addr := Embedded(f.Addr)
+		addr, outer := Embedded(f.Addr), f.Addr.WithZone("").Unmap()
 		all = append(all, p.matchAddr(addr)...)
-		if outer := f.Addr.WithZone("").Unmap(); outer != addr {
-			// What denies the address that embeds another denies, too.
-			for _, x := range p.matchAddr(outer) {
-				if !x.rule.Allow {
-					all = append(all, x)
-				}
-			}
+		if outer != addr { // what denies the address that embeds another denies, too
+			all = append(all, denials(p.matchAddr(outer))...)
+		}
+		if inner, ok := isatap(outer); ok {
+			all = append(all, denials(p.matchAddr(inner))...)
 		}
 	}
 	if f.Name != "" {
 		all = p.matchName(all, f.Name)
 	}
 	return p.matchAny(all)
+}
+
+// denials are the matches that deny.
+func denials(all []match) []match {
+	return slices.DeleteFunc(all, func(x match) bool { return x.rule.Allow })
 }
 
 // decide is Decide with the rules that match at hand. It keeps those that match

@@ -203,7 +203,7 @@ var decisions = []struct {
 		"tcp ::ffff:10.0.0.1 443 => +2",
 		"tcp 64:ff9b::10.0.0.1 443 => +2",
 		"tcp 2002:a00:1:: 443 => +2",
-		"tcp 2606:4700::5efe:10.0.0.1 443 => +2",
+		"tcp 2606:4700::5efe:10.0.0.1 443 => " + noRule,
 		"tcp 2001:0:4136:e378:8000:63bf:f5ff:fffe 443 => +2",
 	}},
 	{"a name's carve-out does not hold there either", "deny any\nallow x.example", []string{
@@ -219,7 +219,7 @@ var decisions = []struct {
 	}},
 	{"an allow is for what is embedded alone", "allow 64:ff9b::/96\nallow fd00::/8", []string{
 		"tcp 64:ff9b::8.8.8.8 443 => " + noRule,
-		"tcp fd00::5efe:8.8.8.8 443 => " + noRule,
+		"tcp fd00::5efe:8.8.8.8 443 => +2", // anybody can make such an address: it is what it is
 		"tcp fd00::1 443 => +2",
 	}},
 	{"not carried, whatever the rules", "allow any\nallow multicast\nallow x.example\nallow 0.0.0.0/8", []string{
@@ -437,5 +437,14 @@ func TestHasBelow(t *testing.T) {
 				t.Errorf("%q: something below %s", tt.lines, n)
 			}
 		}
+	}
+}
+
+// Whoever has some IPv6 prefix can give a host the address of another's as ISATAP
+// has it: that opens nothing.
+func TestISATAP(t *testing.T) {
+	p := compile(t, "allow 8.8.8.8")
+	if v := p.Decide(Flow{Addr: netip.MustParseAddr("2606:4700::5efe:808:808"), Port: 443}); v.Allow || v.Hint != "[2606:4700::5efe:808:808]:443" {
+		t.Errorf("%v: %s", v.Allow, v)
 	}
 }
