@@ -28,6 +28,13 @@ type decision struct {
 	started time.Time
 
 	shown *shownNames
+	real  *real // where a flow to a name that has another way out elsewhere went directly; nil for others
+}
+
+// real is an address that was dialled for a synthetic one.
+type real struct {
+	dst netip.AddrPort
+	pin dnsguard.Pin
 }
 
 // origin is who wants a flow.
@@ -121,6 +128,11 @@ func (p *Proxy) again(d *decision) policy.Verdict {
 	v, _ := p.decideAsked(rules, d.proto, d.dst, d.asked)
 	if v.Allow && p.chain(v.Via) != d.chain {
 		return policy.Verdict{Reason: "the policy has changed, and it would go out another way now"}
+	}
+	if v.Allow && d.real != nil {
+		if v, _ := p.decideReal(rules, d.proto, d.real.dst, &d.real.pin); !v.Allow {
+			return v
+		}
 	}
 	if !v.Allow || !v.ByName && !rules.JudgesNames() {
 		return v

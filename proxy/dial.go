@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"appfw/dnsguard"
 	"appfw/policy"
 )
 
@@ -31,13 +32,17 @@ func (p *Proxy) dial(ctx context.Context, d *decision) (stream, error) {
 	if name == "" {
 		return dialTCP(ctx, d.dst)
 	}
-	addrs, err := p.resolve(ctx, d, name)
+	addrs, pin, err := p.resolve(ctx, d, name)
 	if len(addrs) == 0 {
 		return nil, err
 	}
-	return race(ctx, addrs, func(ctx context.Context, a netip.Addr) (stream, error) {
+	conn, err := race(ctx, addrs, func(ctx context.Context, a netip.Addr) (stream, error) {
 		return dialTCP(ctx, netip.AddrPortFrom(a, d.dst.Port()))
 	})
+	if err == nil {
+		d.real = &real{addrPort(conn.RemoteAddr()), pin}
+	}
+	return conn, err
 }
 
 func dialTCP(ctx context.Context, dst netip.AddrPort) (stream, error) {
@@ -108,7 +113,7 @@ func race[T any, C io.Closer](ctx context.Context, dsts []T, dial func(context.C
 
 // resolve resolves a name that has another way out at other ports, so that it was
 // not resolved before. What is dialled is judged first, as ever.
-func (p *Proxy) resolve(ctx context.Context, d *decision, name policy.Name) ([]netip.Addr, error) {
+func (p *Proxy) resolve(ctx context.Context, d *decision, name policy.Name) ([]netip.Addr, dnsguard.Pin, error) {
 	addrs, pin, err := p.Guard.Lookup(ctx, d.rules, name)
 	addrs = slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool {
 		v, _ := p.decideReal(d.rules, d.proto, netip.AddrPortFrom(a, d.dst.Port()), &pin)
@@ -117,7 +122,7 @@ func (p *Proxy) resolve(ctx context.Context, d *decision, name policy.Name) ([]n
 	if len(addrs) == 0 && err == nil {
 		err = unix.EHOSTUNREACH
 	}
-	return addrs, err
+	return addrs, pin, err
 }
 
 // dialUDP makes the socket by which a UDP flow goes out.
@@ -132,11 +137,12 @@ func (p *Proxy) dialUDP(ctx context.Context, f *udpFlow) (err error) {
 		f.out = f.by.udp
 		return nil
 	case name != "":
-		addrs, err := p.resolve(ctx, &f.decision, name)
+		addrs, pin, err := p.resolve(ctx, &f.decision, name)
 		if len(addrs) == 0 {
 			return err
 		}
 		dst = netip.AddrPortFrom(addrs[0], dst.Port())
+		f.real = &real{dst, pin}
 	}
 	f.out, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(dst))
 	return err

@@ -636,7 +636,7 @@ func TestSyntheticOfThisHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := x.decide(origin{}, policy.TCP, netip.AddrPortFrom(v4, 80), nil)
-	if addrs, err := x.resolve(t.Context(), &d, "own.example"); len(addrs) > 0 || err == nil {
+	if addrs, _, err := x.resolve(t.Context(), &d, "own.example"); len(addrs) > 0 || err == nil {
 		t.Errorf("it leads to %v, %v", addrs, err)
 	}
 }

@@ -80,9 +80,12 @@ func (in *intake) hold(k flowKey, c *pendingTCP) {
 // dial dials the destination of a held SYN and passes on how it went.
 func (in *intake) dial(p netns.Packet, k flowKey, c *pendingTCP) {
 	defer c.cancel()
-	conn, err := in.Proxy.dial(c.ctx, &c.decision)
+	d := c.decision // Recheck looks at c's meanwhile
+	conn, err := in.Proxy.dial(c.ctx, &d)
 	if err == nil {
-		c.out = conn
+		in.mu.Lock()
+		c.out, c.real = conn, d.real
+		in.mu.Unlock()
 		in.letIn(p, k, c)
 		return
 	}

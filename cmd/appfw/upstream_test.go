@@ -489,3 +489,28 @@ print(got == data)`
 		}
 	}
 }
+
+// A flow that goes out directly to a name that has an upstream at other ports is cut
+// when its address is denied, which the program never saw.
+func TestUpstreamDirectDenied(t *testing.T) {
+	asAnother(t, func(w *world, flags []string) {
+		w.proxied(viaSocks)
+		w.example.ServeTCP(7, func(c net.Conn) { _, _ = io.Copy(c, c) })
+		lines := "upstream x=" + viaSocks + "\nallow example.com:80 via=x\nallow example.com:7\n"
+		policy := w.write("a.policy", lines)
+		s := w.session(append(append(flags, "--policy", policy, "--"), probing("talk")...)...)
+		if out := s.ask("open 1 tcp example.com:7"); out != "open" {
+			t.Fatalf("open: %s", out)
+		}
+		w.write("a.policy", lines+"deny 11.22.0.99\n")
+		s.reload()
+		if out := s.ask("say 1 hello"); out != "hello" {
+			t.Errorf("another address was denied, and %s", out)
+		}
+		w.write("a.policy", lines+"deny 11.22.0.10\ndeny 2a0d:aaaa::10\n")
+		s.reload()
+		if out := s.ask("hear 1"); out != "ECONNRESET" {
+			t.Errorf("hear: %s", out)
+		}
+	})
+}
