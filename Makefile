@@ -5,11 +5,11 @@ export CGO_ENABLED ?= 0
 # Debian packages of the programs that the tests run.
 PACKAGES = bash busybox-static ca-certificates curl dante-server dnsutils gcc git gnutls-bin iproute2 iputils-ping libc6-dev \
 	libcurl3-gnutls libcurl3-nss libgit2-1.5 musl-tools ncat nftables nginx-light ngtcp2-client nodejs \
-	microsocks openssh-client openssh-server openssl proxychains4 python3 tinyproxy tor torsocks wget
+	microsocks openssh-client openssh-server openssl proxychains4 python3 systemd-container tinyproxy tor torsocks wget
 # And of those that appfw is measured beside.
 PEERS = dnsmasq-base dnsperf passt slirp4netns uidmap unbound
 
-GO_DIRS = ./... ./testdata/internet ./testdata/gotest ./testdata/bench
+GO_DIRS = ./... ./testdata/internet ./testdata/machine ./testdata/gotest ./testdata/bench
 
 appfw: $(shell find cmd dnsguard netns policy proxy -name '*.go') go.mod go.sum
 	go build -trimpath -o $@ ./cmd/appfw
