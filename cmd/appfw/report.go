@@ -37,6 +37,9 @@ type record struct {
 	Duration  *int64    `json:"duration_ms,omitempty"`
 }
 
+// reportAgain is how long a denied destination is not reported to the journal again.
+const reportAgain = time.Minute
+
 // maxReported bounds how many denied destinations are remembered as printed.
 const maxReported = 4096
 
@@ -51,12 +54,12 @@ type reporter struct {
 	notify  func(state string) // tells the service manager what became of a reload; nil: there is none
 	journal bool               // stderr is the journal
 	quiet   bool
-	seen    map[string]bool
+	seen    map[string]time.Time // denied destinations, and when they were printed
 }
 
 // newReporter makes a reporter with a log, which is nil if there is none.
 func newReporter(log *os.File, quiet bool, host dnsguard.ResolvConf) *reporter {
-	r := &reporter{log: log, quiet: quiet, seen: make(map[string]bool)}
+	r := &reporter{log: log, quiet: quiet, seen: make(map[string]time.Time)}
 	for _, line := range host.Lines {
 		if fields := strings.Fields(line); fields[0] != "options" {
 			r.search = fields[1:]
@@ -166,7 +169,8 @@ func (r *reporter) searched(name string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, domain := range r.search {
-		if base, ok := strings.CutSuffix(name, "."+strings.Trim(domain, ".")); ok && r.seen["dns "+base] {
+		base, below := strings.CutSuffix(name, "."+strings.Trim(domain, "."))
+		if _, seen := r.seen["dns "+base]; below && seen {
 			return true
 		}
 	}
@@ -200,18 +204,20 @@ func (r *reporter) write(rec record) {
 	}
 }
 
-// denied prints a line for a denied destination, once; to the journal, each time.
+// denied prints a line for a denied destination, once; to the journal, which goes
+// on for months, again after a while.
 func (r *reporter) denied(what string, v policy.Verdict, rec record) {
-	if r.journal && !r.quiet && journal.Send(fmt.Sprintf("denied %s: %s", what, v), journal.PriWarning, rec.journalFields()) == nil {
-		return
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.seen[what] || len(r.seen) > maxReported {
+	if r.journal && len(r.seen) > maxReported {
+		clear(r.seen)
+	}
+	last, seen := r.seen[what]
+	if seen && !(r.journal && time.Since(last) > reportAgain) || len(r.seen) > maxReported {
 		return
 	}
-	r.seen[what] = true
-	if r.quiet {
+	r.seen[what] = time.Now()
+	if r.quiet || r.journal && journal.Send(fmt.Sprintf("denied %s: %s", what, v), journal.PriWarning, rec.journalFields()) == nil {
 		return
 	}
 	line := printable(fmt.Sprintf("appfw: denied %s: %s", what, v))

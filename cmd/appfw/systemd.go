@@ -28,7 +28,7 @@ func newSystemd() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(newSystemdProxy(), newSystemdNetns(), newSystemdExport(), newSystemdImport())
+	c.AddCommand(newSystemdProxy(), newSystemdNetns(), newSystemdExport(), newSystemdImport(), newDenied())
 	return c
 }
 

@@ -6,15 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"text/template"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 )
 
 // unitFlags are the flags of what puts a systemd unit behind appfw.
@@ -213,14 +216,54 @@ func writeWhole(path, text string) error {
 	return os.Rename(f.Name(), path)
 }
 
-// reloadManager has systemd read its units anew, if it runs.
-func reloadManager() {
-	if _, err := os.Stat("/run/systemd/system"); err != nil {
+// managed tells whether systemd runs (sd_booted(3)).
+func managed() bool {
+	_, err := os.Stat("/run/systemd/system")
+	return err == nil
+}
+
+// manager tells systemd something, if it runs.
+func manager(command ...string) {
+	if !managed() {
 		return
 	}
-	if out, err := exec.Command("systemctl", "daemon-reload").CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "appfw: systemctl daemon-reload: %v: %s\n", err, printable(strings.TrimSpace(string(out))))
+	if out, err := exec.Command("systemctl", command...).CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "appfw: systemctl %s: %v: %s\n", strings.Join(command, " "), err, printable(strings.TrimSpace(string(out))))
 	}
+}
+
+// reloadManager has systemd read its units anew.
+func reloadManager() { manager("daemon-reload") }
+
+// newDenied is a command that tells by its exit code whether systemd keeps it from
+// sending.
+func newDenied() *cobra.Command {
+	return &cobra.Command{Use: deniedCommand, Hidden: true, Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		conn, err := net.Dial("udp", "127.0.0.1:9")
+		if err == nil {
+			_, err = conn.Write([]byte("?"))
+			conn.Close()
+		}
+		if errors.Is(err, unix.EPERM) {
+			return nil
+		}
+		return errors.New("a datagram was sent")
+	}}
+}
+
+const deniedCommand = "denied"
+
+// keepsAddresses is an error if systemd runs and does not keep what IPAddressDeny=
+// says: without BPF, or in a container, it does not, and tells nobody.
+func keepsAddresses(program string) error {
+	if !managed() {
+		return nil
+	}
+	out, err := exec.Command("systemd-run", "--quiet", "--wait", "--collect", "--pipe", "--property=IPAddressDeny=any", "--", program, "systemd", deniedCommand).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("this systemd does not keep IPAddressDeny=any, so that the service would reach everything (%v: %s)", err, strings.TrimSpace(string(out)))
+	}
+	return nil
 }
 
 // instance is the name of a unit as the instance of another.
@@ -255,34 +298,43 @@ func (f *unitFlags) undo(unit string) error {
 			}
 		}
 	}
-	remove := []string{dropIn}
+	var units []string // of appfw's, by their files
 	for _, name := range appfwUnits.FindAllString(string(text), -1) {
 		base := instance(strings.TrimSuffix(name, ".socket"))
 		for _, path := range []string{filepath.Join(f.directory, base+".socket"), filepath.Join(f.directory, base+".service")} {
 			b, err := os.ReadFile(path)
-			if err == nil && bytes.HasPrefix(b, []byte(unitMark)) && !used[base] {
-				used[base+" "+path] = true
-				remove = append(remove, path)
+			if err == nil && bytes.HasPrefix(b, []byte(unitMark)) && !used[base] && !slices.Contains(units, path) {
+				units = append(units, path)
 			}
 		}
 	}
-	seen := make(map[string]bool)
-	for _, path := range remove {
-		if seen[path] {
-			continue
-		}
-		seen[path] = true
-		if f.dryRun {
+	if f.dryRun {
+		for _, path := range append([]string{dropIn}, units...) {
 			fmt.Printf("would remove %s\n", path)
-			continue
 		}
-		if err := os.Remove(path); err != nil {
+		return nil
+	}
+	remove := func(path string) error {
+		err := os.Remove(path)
+		if err == nil {
+			fmt.Printf("removed %s\n", path)
+		}
+		return err
+	}
+	if err := remove(dropIn); err != nil {
+		return err
+	}
+	_ = os.Remove(filepath.Dir(dropIn)) // if there is nothing else in it
+	reloadManager()                     // from here on, the unit does not depend on the others
+	for _, path := range units {
+		manager("stop", filepath.Base(path))
+	}
+	for _, path := range units {
+		if err := remove(path); err != nil {
 			return err
 		}
-		fmt.Printf("removed %s\n", path)
 	}
-	if !f.dryRun {
-		_ = os.Remove(filepath.Dir(dropIn)) // if there is nothing else in it
+	if len(units) > 0 {
 		reloadManager()
 	}
 	return nil
@@ -341,6 +393,11 @@ func (f *unitFlags) proxyUnits(unit string) ([]outputFile, error) {
 	program, err := f.executable()
 	if err != nil {
 		return nil, err
+	}
+	if !f.dryRun {
+		if err := keepsAddresses(program); err != nil {
+			return nil, err
+		}
 	}
 	name := "appfw-serve@" + instance(unit)
 	return f.render(map[string]any{

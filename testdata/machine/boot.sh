@@ -35,6 +35,7 @@ nspawn=$!
 while kill -0 "$nspawn" 2>/dev/null; do # a signal interrupts wait
 	wait "$nspawn" || :
 done
+echo 1 >"$group/cgroup.kill" # if systemd-nspawn was killed
 until find "$group" -depth -type d -exec rmdir {} + 2>/dev/null; do
 	sleep 0.01 # what was killed is ending
 done
