@@ -301,3 +301,36 @@ func TestPublishWrong(t *testing.T) {
 		w.denied(w.run("--allow-from", "example.com", "--", "touch", w.user.Home+"/ran"), `--allow-from: "example.com": a client is known by its address alone`)
 	})
 }
+
+// A service manager opens the port, and starts appfw when somebody comes.
+func TestPassedSockets(t *testing.T) {
+	both(t, func(w *world) {
+		near := w.Host("11.22.7.7")
+		at := w.Addr4().String() + ":8080"
+		s := w.talk("systemd-socket-activate", "--fdname=web", "--listen", at, program, "run", "--publish", "fd:web:8000", "--allow-from", "11.22.7.7", "--",
+			"python3", "-c", `
+import socket, os
+assert not [v for v in os.environ if v.startswith("LISTEN_")]
+l = socket.create_server(("", 8000))
+while True: c, a = l.accept(); c.recv(1000); c.sendall(b"HTTP/1.0 200 OK\r\n\r\n" + a[0].encode()); c.close()`)
+		s.await(s.err, "Listening on")
+		s.awaitPage(near, at)
+		if page, err := w.get(near, at); page != "11.22.7.7" || err != nil {
+			t.Errorf("%q %v", page, err)
+		}
+		s.signal(unix.SIGTERM)
+		s.end()
+
+		s = w.talk("systemd-socket-activate", "--listen", "127.0.0.1:1080", program, "serve", "--allow", "example.com")
+		s.await(s.err, "Listening on")
+		wants(t, w.ok(w.curl("-x", "socks5h://127.0.0.1:1080", "https://example.com/")), "hello from example.com")
+		s.stop()
+		s = w.talk("systemd-socket-activate", "--listen", at, program, "serve", "--allow", "example.com")
+		s.await(s.err, "Listening on")
+		if r := w.curl("-x", "socks5h://"+at, "https://example.com/"); r.code == 0 {
+			t.Error("whoever comes may use it")
+		}
+		s.await(s.err, "the socket "+at+" was passed: others than this host could use it")
+		s.end()
+	})
+}
