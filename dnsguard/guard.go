@@ -115,9 +115,13 @@ var (
 // and what they are pinned to, as if the app had asked for both. The error is a
 // *DeniedError if they are not for it.
 func (g *Guard) Resolve(ctx context.Context, name policy.Name) ([]netip.Addr, Pin, error) {
+	types := []uint16{dns.TypeAAAA, dns.TypeA}
+	if Localhost(name) { // which is 127.0.0.1 to most servers there
+		slices.Reverse(types)
+	}
 	var answers [2]found
 	var asking sync.WaitGroup
-	for i, qtype := range []uint16{dns.TypeAAAA, dns.TypeA} {
+	for i, qtype := range types {
 		asking.Go(func() {
 			q := question(dns.Fqdn(string(name)), qtype, false)
 			_, answers[i] = g.answer(ctx, q)

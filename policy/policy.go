@@ -110,7 +110,8 @@ type Verdict struct {
 	// Upstreams.
 	Via string
 
-	from bool // it is on a client
+	from    bool // it is on a client
+	special bool // its name is allowed, but leads to a special address
 }
 
 // String is the reason, and what to do about a denial.
@@ -278,7 +279,7 @@ func (p *Policy) judge(f Flow, kind string, matches []match, unpinned bool) Verd
 	v := Verdict{}
 	switch {
 	case namedSpecial:
-		v.Reason = fmt.Sprintf("the name leads to a %s address, which no rule allows", kind)
+		v.Reason, v.special = fmt.Sprintf("the name leads to a %s address, which no rule allows", kind), true
 	case unpinned:
 		return Verdict{Reason: fmt.Sprintf("the name %s was not resolved to this address", f.Name)}
 	case kind == "loopback":
@@ -363,7 +364,7 @@ func (p *Policy) decideSome(f Flow) Verdict {
 	var v Verdict
 	p.eachFlow(f, func(_ Flow, d Verdict, opened bool) bool {
 		// Rather the rule that shuts what another one opens.
-		if d.Allow || v.Reason == "" || v.Rule == nil && d.Rule != nil && opened {
+		if d.Allow || v.Reason == "" || v.Rule == nil && !v.special && d.Rule != nil && opened {
 			v = d
 		}
 		return d.Allow

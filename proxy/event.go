@@ -43,7 +43,11 @@ func (e Event) What() string {
 	if e.Ingress {
 		return fmt.Sprintf("%s from %s to port %d", e.Proto, e.Dst.Addr(), e.Dst.Port())
 	}
-	return e.Proto + " " + Destination(e.Name, e.Dst)
+	what := e.Proto + " " + Destination(e.Name, e.Dst)
+	if e.User != "" {
+		what += " for " + e.User
+	}
+	return what
 }
 
 // Destination is HOST:PORT as people know it: with the name if there is one.

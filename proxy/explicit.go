@@ -69,6 +69,10 @@ func (e *Explicit) Serve(ctx context.Context, l net.Listener) {
 		name := conn.RemoteAddr().String()
 		if _, ok := conn.(*net.UnixConn); ok {
 			name = "unix"
+		} else if d := e.all.decideFrom(policy.TCP, addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr()).Port()); !d.verdict.Allow {
+			e.all.deny(&d, d.verdict)
+			reset(conn)
+			return
 		}
 		e.serve(ctx, conn.(stream), origin{client: name}, listenBeside)
 	})

@@ -81,8 +81,9 @@ func newAttach() *cobra.Command {
 		Short: "Serve a network namespace that something else has made",
 		Long: `Be the only way out of a network namespace that has none, until told to end:
 of a container without a network, of "ip netns add", of "unshare --net". It has
-to be empty but for its loopback. It needs root, or, with --pid, a process in a
-user namespace of the caller's (unshare -r, rootless containers).`,
+to be empty but for its loopback. With --pid, appfw ends when that process does.
+It needs root, or a process in a user namespace of the caller's (unshare -r,
+rootless containers).`,
 		Example: `  appfw attach --netns /run/netns/blue --allow example.com
   appfw attach --pid 4711 --policy build.policy
   appfw attach --pid "$(podman inspect -f '{{.State.Pid}}' box)" --allow .debian.org`,
@@ -91,7 +92,7 @@ user namespace of the caller's (unshare -r, rootless containers).`,
 			case len(args) > 0:
 				return fmt.Errorf("attach runs no command: %q is too much (appfw run does)", args[0])
 			case (path == "") == (pid == 0):
-				return errors.New("say which namespace: --netns PATH or --pid PID")
+				return errors.New("say which namespace: --netns PATH or --pid PID, the one or the other")
 			case pid < 0:
 				return fmt.Errorf("%d is no process", pid)
 			}
@@ -105,7 +106,7 @@ user namespace of the caller's (unshare -r, rootless containers).`,
 			if again, err := inOwner(path); again || err != nil {
 				return err
 			}
-			return serveNamespace(flags, path)
+			return serveNamespace(flags, path, pid)
 		},
 	}
 	flags.register(c)
@@ -166,8 +167,13 @@ func inOwner(path string) (again bool, err error) {
 
 // noNamespace explains why a namespace cannot be had.
 func noNamespace(path string, err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ESRCH):
 		return fmt.Errorf("there is no namespace at %s", path)
+	case errors.Is(err, unix.EINVAL):
+		return fmt.Errorf("%s is not a network namespace", path)
+	case os.Geteuid() != 0 && (errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EPERM)):
+		return fmt.Errorf("%s belongs to somebody else: %w (sudo appfw attach); without root, it has to be in a user namespace of yours", path, err)
 	}
 	return fmt.Errorf("%s: %w", path, err)
 }
@@ -186,7 +192,7 @@ func serveNamed(flags namespaceFlags, name string) error {
 		return err
 	}
 	if os.Geteuid() != 0 {
-		return errors.New("namespaces with names are root's to make (sudo appfw netns); appfw run needs no root")
+		return errRootsNames
 	}
 	if info, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) || err == nil && info.Mode().IsRegular() && !isNamespace(path) {
 		if err == nil {
@@ -199,8 +205,10 @@ func serveNamed(flags namespaceFlags, name string) error {
 	if err := writeView(name); err != nil {
 		return err
 	}
-	return serveNamespace(flags, path)
+	return serveNamespace(flags, path, 0)
 }
+
+var errRootsNames = errors.New("namespaces with names are root's to make (sudo appfw netns); appfw run needs no root")
 
 // isNamespace tells whether a file stands for a namespace.
 func isNamespace(path string) bool {
@@ -241,6 +249,17 @@ func deleteNamed(name string) error {
 	if err != nil {
 		return err
 	}
+	if os.Geteuid() != 0 {
+		return errRootsNames
+	}
+	if ns, err := netns.Open(path); err == nil {
+		if _, err = ns.Take(); err == nil {
+			err = ns.Leave()
+		}
+		if err = errors.Join(err, ns.Close()); err != nil {
+			return fmt.Errorf("%s: %w; end that first", path, err)
+		}
+	}
 	if err := netns.Delete(name); err != nil {
 		return noNamespace(path, err)
 	}
@@ -255,10 +274,24 @@ func deleteNamed(name string) error {
 	return err
 }
 
-// serveNamespace serves a namespace until told to end.
-func serveNamespace(flags namespaceFlags, path string) (err error) {
+// serveNamespace serves a namespace until told to end, or until the process with the
+// id has ended, if it is not 0.
+func serveNamespace(flags namespaceFlags, path string, pid int) (err error) {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	if pid != 0 {
+		pidfd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+		if err != nil {
+			return noNamespace(path, err)
+		}
+		process := os.NewFile(uintptr(pidfd), "process")
+		defer process.Close()
+		go func() {
+			if ended(process) {
+				signals <- unix.SIGTERM
+			}
+		}()
+	}
 	published, err := parsePublishes(flags.publish)
 	if err != nil {
 		return err
@@ -318,6 +351,19 @@ func serveNamespace(flags namespaceFlags, path string) (err error) {
 	cancel()
 	serving.Wait()
 	return err
+}
+
+// ended waits until the process of a pidfd has ended; false if the file is closed
+// before.
+func ended(pidfd *os.File) bool {
+	raw, err := pidfd.SyscallConn()
+	if err != nil {
+		return false
+	}
+	return raw.Read(func(fd uintptr) bool {
+		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		return n > 0
+	}) == nil
 }
 
 // takeNamespace opens a namespace that has no other way out.

@@ -76,6 +76,13 @@ c, a = l.accept(); c.sendall(b"from " + a[0].encode()); c.close()' > said 2>&1 &
 		if devices := shell.ok("cut -d: -f1 /proc/net/dev | tail -n +3"); strings.Contains(devices, "eth0") {
 			t.Errorf("devices: %s", devices)
 		}
+		// It ends with the process.
+		a = w.start("attach", "--pid", pid, "--allow", "other.example")
+		a.await(a.err, served)
+		shell.end()
+		if code := a.end(); code != 0 {
+			t.Errorf("it ended with %d: %s", code, a.err)
+		}
 		wants(t, string(mustRead(t, log)), `"verdict":"allow","direction":"in"`, `"verdict":"deny","direction":"out","proto":"tcp","addr":"11.22.0.20"`)
 	})
 }
@@ -131,6 +138,7 @@ func TestNetns(t *testing.T) {
 	status := string(mustRead(t, fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid)))
 	wants(t, status, "CapEff:\t0000000000001000\n", "CapPrm:\t0000000000001000\n", "NoNewPrivs:\t1\n") // CAP_NET_ADMIN alone
 	w.untouched(w.other)
+	w.denied(w.appfw("netns", "--delete", name), "another appfw has this namespace already; end that first")
 	s.stop()
 	if r := in("curl", "-sS", "-m", "5", "http://11.22.0.10"); r.code == 0 {
 		t.Error("without appfw there is a network")

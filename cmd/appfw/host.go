@@ -119,8 +119,7 @@ func appEnv(proxies bool) []string {
 		"NO_PROXY":    "localhost,127.0.0.1,::1",
 	} {
 		for _, name := range []string{name, strings.ToLower(name)} { // programs read the one or the other
-			env = slices.DeleteFunc(env, func(v string) bool { return strings.HasPrefix(v, name+"=") })
-			env = append(env, name+"="+value)
+			env = setEnv(env, name, value)
 		}
 	}
 	return env
@@ -294,6 +293,28 @@ func appUser(name string) (*netns.User, error) {
 		}
 	}
 	return lookupIDs(u)
+}
+
+// userEnv is the environment for a program that runs as another user than this
+// process: that user's home, and not root's.
+func userEnv(env []string, u *netns.User) []string {
+	if u == nil || int(u.UID) == os.Geteuid() {
+		return env
+	}
+	entry, err := user.LookupId(strconv.FormatUint(uint64(u.UID), 10))
+	if err != nil {
+		return env // not in passwd(5)
+	}
+	for name, value := range map[string]string{"HOME": entry.HomeDir, "USER": entry.Username, "LOGNAME": entry.Username} {
+		env = setEnv(env, name, value)
+	}
+	return env
+}
+
+// setEnv sets a variable.
+func setEnv(env []string, name, value string) []string {
+	env = slices.DeleteFunc(slices.Clone(env), func(v string) bool { return strings.HasPrefix(v, name+"=") })
+	return append(env, name+"="+value)
 }
 
 func lookupIDs(u *user.User) (*netns.User, error) {

@@ -125,6 +125,9 @@ func (p *publication) open(passed []*os.File) (*os.File, error) {
 		if p.at.Addr() == netip.IPv6Loopback() && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)) && !strings.Contains(p.flag, "[") {
 			return nil, nil
 		}
+		if errors.Is(err, unix.EACCES) && p.at.Port() < 1024 {
+			err = fmt.Errorf("%w (ports below 1024 are root's on most hosts)", err)
+		}
 		return nil, fmt.Errorf("--publish %s: %w", p.flag, err)
 	}
 	return socket.File()

@@ -200,7 +200,7 @@ func TestPublishAsRoot(t *testing.T) {
 	near := w.Host("11.22.7.7")
 	s := w.session("--user", w.Ordinary().Name, "--publish", "0.0.0.0:80:8000", "--publish", "443:8000", "--", "python3", "-u", "-c", `
 import http.server, os
-print(os.getuid(), flush=True)
+print(os.getuid(), os.environ["HOME"], os.environ["USER"], flush=True)
 class H(http.server.BaseHTTPRequestHandler):
     def do_GET(self): self.send_response(200); self.end_headers(); self.wfile.write(self.client_address[0].encode())
 http.server.HTTPServer(("", 8000), H).serve_forever()`)
@@ -217,7 +217,8 @@ http.server.HTTPServer(("", 8000), H).serve_forever()`)
 	if _, err := near.DialFrom("tcp", w.Addr4().String()+":443"); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("from elsewhere: %v", err)
 	}
-	wants(t, s.out.String(), fmt.Sprint(w.Ordinary().UID))
+	user := w.Ordinary()
+	wants(t, s.out.String(), fmt.Sprintln(user.UID, user.Home, user.Name)) // not root's home
 	s.signal(unix.SIGTERM)
 }
 

@@ -128,6 +128,7 @@ func supervise(flags runFlags, args []string) error {
 
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = append([]string{os.Args[0], gatewayCommand}, os.Args[2:]...)
+	cmd.Env = userEnv(os.Environ(), user)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.ExtraFiles = []*os.File{gateway}
 	if flags.log != "" && flags.log != "-" {

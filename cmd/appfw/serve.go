@@ -43,13 +43,18 @@ SIGTERM and SIGINT end it when its connections have ended, or after the time of
 			return nil
 		},
 		DisableFlagsInUseLine: true,
-		RunE:                  func(*cobra.Command, []string) error { return serve(flags) },
+		RunE: func(*cobra.Command, []string) error {
+			if flags.grace < 0 {
+				return fmt.Errorf("--grace %v: it is less than nothing", flags.grace)
+			}
+			return serve(flags)
+		},
 	}
 	flags.policy.register(c)
 	c.Flags().StringArrayVar(&flags.listen, "listen", nil, "listen at `ADDRESS`: ADDR:PORT or unix:PATH; may be repeated")
 	c.Flags().StringVar(&flags.users, "users", "", "let in only users of `FILE`: NAME PASSWORD [POLICY] a line; with POLICY, that file is all that holds for one")
 	c.Flags().BoolVar(&flags.anyone, "anyone", false, "listen beyond this host without --users: whoever reaches the port may use it")
-	c.Flags().DurationVar(&flags.grace, "grace", 10*time.Second, "how `long` connections may go on when it is told to end")
+	c.Flags().DurationVar(&flags.grace, "grace", 10*time.Second, "how long connections may go on when it is told to end, a `TIME` as 5s or 1m")
 	c.Flags().StringVar(&flags.log, "log", "", "write one JSON object a decision to `FILE`; - is stderr")
 	c.Flags().BoolVarP(&flags.quiet, "quiet", "q", false, "print no line for denied destinations")
 	return c

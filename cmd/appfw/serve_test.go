@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"appfw/testdata/internet"
 )
 
 const serving = `appfw: serving SOCKS and HTTP at (\S+)\n`
@@ -242,7 +245,7 @@ func TestServeUsers(t *testing.T) {
 		}
 		w.secret("users", "carol 12345\n")
 		s.signal(unix.SIGHUP)
-		s.await(s.err, "(?s)denied tcp example.com:7: its user may not use the proxy any more.*the users were read anew")
+		s.await(s.err, "(?s)denied tcp example.com:7 for alice: its user may not use the proxy any more.*the users were read anew")
 		if _, err := io.ReadAll(tunnel); err == nil {
 			t.Error("her tunnel ended as if all were well")
 		}
@@ -254,6 +257,32 @@ func TestServeUsers(t *testing.T) {
 		s.signal(unix.SIGHUP)
 		s.await(s.err, "the users stay as they were: .*users:1:1: a password must follow the name")
 		wants(t, w.ok(w.curl("-x", "http://carol:12345@"+at, "https://example.com/")), "hello from example.com")
+		s.stop()
+	})
+}
+
+// Who may come to the proxy is said by allow-from, too.
+func TestServeFrom(t *testing.T) {
+	both(t, func(w *world) {
+		near, far := w.Host("11.22.7.7"), w.Host("11.22.8.8")
+		at := w.Addr4().String() + ":1080"
+		s := w.serve("--listen", at, "--anyone", "--allow", "example.com", "--allow-from", "11.22.7.0/24")
+		for from, want := range map[*internet.Host]string{near: "HTTP/1.1 200", far: ""} {
+			conn, err := from.DialFrom("tcp", at)
+			if want == "" && errors.Is(err, unix.ECONNRESET) {
+				continue // faster than connect(2)
+			}
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			_ = conn.SetDeadline(time.Now().Add(patience))
+			fmt.Fprint(conn, "CONNECT example.com:443 HTTP/1.1\r\n\r\n")
+			answer := make([]byte, len("HTTP/1.1 200"))
+			if n, err := io.ReadFull(conn, answer); string(answer[:n]) != want || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%s: %q %v", conn.LocalAddr(), answer[:n], err)
+			}
+		}
+		wants(t, s.err.String(), "appfw: denied tcp from 11.22.8.8 to port 1080: no rule allows it (to allow: --allow-from 11.22.8.8:1080)\n")
 		s.stop()
 	})
 }

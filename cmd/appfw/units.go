@@ -28,6 +28,8 @@ type unitFlags struct {
 	dryRun    bool
 	remove    bool
 
+	files []string // that the policy is made of
+
 	listen  string   // of proxy
 	name    string   // of netns
 	publish []string // of netns
@@ -35,15 +37,15 @@ type unitFlags struct {
 
 func (f *unitFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.policy, "policy", "", "the policy, a `FILE`")
-	c.Flags().StringVar(&f.directory, "directory", "/etc/systemd/system", "where units are written, a `DIR`")
+	c.Flags().StringVar(&f.directory, "directory", unitDirectory, "where units are written, a `DIR`")
 	c.Flags().StringVar(&f.program, "program", "", "what units start as appfw, a `PATH` (without: this program)")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "print what would be written, and write nothing")
 	c.Flags().BoolVar(&f.remove, "remove", false, "undo it: remove what was written for UNIT")
 }
 
-func oneUnit(_ *cobra.Command, args []string) error {
+func oneUnit(c *cobra.Command, args []string) error {
 	if len(args) != 1 {
-		return errors.New("give one unit: appfw systemd netns nginx.service --policy /etc/appfw/nginx.policy")
+		return fmt.Errorf("give one unit: %s nginx.service --policy /etc/appfw/nginx.policy", c.CommandPath())
 	}
 	return nil
 }
@@ -151,14 +153,31 @@ func (f *unitFlags) apply(unit string, files func(unit string) ([]outputFile, er
 		fmt.Printf("wrote %s\n", x.path)
 	}
 	reloadManager()
+	// It may have been put behind appfw in another way before.
+	dropIn := filepath.Join(f.directory, unit+".d", dropInName)
+	obsolete := slices.DeleteFunc(f.unitsOf(dropIn, before[dropIn]), func(path string) bool {
+		return bytes.Contains(newest(list, dropIn), []byte(strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))))
+	})
+	if err := removeUnits(obsolete); err != nil {
+		return err
+	}
 	fmt.Printf("%s is behind appfw from its next start on: systemctl restart %s\n", unit, unit)
 	return nil
 }
 
+// newest is the text that a file gets.
+func newest(list []outputFile, path string) []byte {
+	i := slices.IndexFunc(list, func(x outputFile) bool { return x.path == path })
+	return []byte(list[i].text)
+}
+
 // check refuses what could not work.
 func (f *unitFlags) check(unit string) error {
+	if !unitExists(unit, f.directory) {
+		return fmt.Errorf("there is no unit %s", unit)
+	}
 	if f.policy == "" {
-		return errors.New("which policy is not said (--policy FILE)")
+		return nil // it joins others
 	}
 	path, err := filepath.Abs(f.policy)
 	if err != nil {
@@ -171,12 +190,11 @@ func (f *unitFlags) check(unit string) error {
 	}
 	flags := policyFlags{}
 	flags.add("policy", f.policy)
-	if _, err := flags.load(host); err != nil {
+	l, err := flags.load(host)
+	if err != nil {
 		return err
 	}
-	if !unitExists(unit, f.directory) {
-		return fmt.Errorf("there is no unit %s", unit)
-	}
+	f.files = l.files
 	return nil
 }
 
@@ -285,11 +303,27 @@ func (f *unitFlags) undo(unit string) error {
 	if !bytes.HasPrefix(text, []byte(unitMark)) {
 		return fmt.Errorf("%s is not written by appfw; it is left as it is", dropIn)
 	}
-	used := make(map[string]bool)
-	others, err := filepath.Glob(filepath.Join(f.directory, "*.d", dropInName))
-	if err != nil {
+	units := f.unitsOf(dropIn, text)
+	if f.dryRun {
+		for _, path := range append([]string{dropIn}, units...) {
+			fmt.Printf("would remove %s\n", path)
+		}
+		return nil
+	}
+	if err := os.Remove(dropIn); err != nil {
 		return err
 	}
+	fmt.Printf("removed %s\n", dropIn)
+	_ = os.Remove(filepath.Dir(dropIn)) // if there is nothing else in it
+	reloadManager()                     // from here on, the unit does not depend on the others
+	return removeUnits(units)
+}
+
+// unitsOf are the files of appfw's units that a drop-in with the text speaks of, and
+// no other one.
+func (f *unitFlags) unitsOf(dropIn string, text []byte) (files []string) {
+	used := make(map[string]bool)
+	others, _ := filepath.Glob(filepath.Join(f.directory, "*.d", dropInName)) // fails for bad patterns only
 	for _, other := range others {
 		b, err := os.ReadFile(other)
 		if other != dropIn && err == nil {
@@ -298,43 +332,30 @@ func (f *unitFlags) undo(unit string) error {
 			}
 		}
 	}
-	var units []string // of appfw's, by their files
 	for _, name := range appfwUnits.FindAllString(string(text), -1) {
 		base := instance(strings.TrimSuffix(name, ".socket"))
 		for _, path := range []string{filepath.Join(f.directory, base+".socket"), filepath.Join(f.directory, base+".service")} {
 			b, err := os.ReadFile(path)
-			if err == nil && bytes.HasPrefix(b, []byte(unitMark)) && !used[base] && !slices.Contains(units, path) {
-				units = append(units, path)
+			if err == nil && bytes.HasPrefix(b, []byte(unitMark)) && !used[base] && !slices.Contains(files, path) {
+				files = append(files, path)
 			}
 		}
 	}
-	if f.dryRun {
-		for _, path := range append([]string{dropIn}, units...) {
-			fmt.Printf("would remove %s\n", path)
-		}
-		return nil
-	}
-	remove := func(path string) error {
-		err := os.Remove(path)
-		if err == nil {
-			fmt.Printf("removed %s\n", path)
-		}
-		return err
-	}
-	if err := remove(dropIn); err != nil {
-		return err
-	}
-	_ = os.Remove(filepath.Dir(dropIn)) // if there is nothing else in it
-	reloadManager()                     // from here on, the unit does not depend on the others
-	for _, path := range units {
+	return files
+}
+
+// removeUnits stops units and removes their files.
+func removeUnits(files []string) error {
+	for _, path := range files {
 		manager("stop", filepath.Base(path))
 	}
-	for _, path := range units {
-		if err := remove(path); err != nil {
+	for _, path := range files {
+		if err := os.Remove(path); err != nil {
 			return err
 		}
+		fmt.Printf("removed %s\n", path)
 	}
-	if len(units) > 0 {
+	if len(files) > 0 {
 		reloadManager()
 	}
 	return nil
@@ -347,13 +368,38 @@ func (f *unitFlags) executable() (path string, err error) {
 			return "", err
 		}
 	}
-	for _, dir := range []string{"/home/", "/root/", "/tmp/", "/var/tmp/", "/run/user/"} {
-		if strings.HasPrefix(path, dir) {
-			return "", fmt.Errorf("units cannot start %s, which they do not see; install it (sudo make install)", path)
+	if !filepath.IsAbs(path) {
+		return "", fmt.Errorf("--program %s: units start programs by an absolute path", path)
+	}
+	if dir := unseen(path); dir != "" && f.here() {
+		if f.dryRun {
+			return "/usr/local/bin/appfw", nil
 		}
+		return "", fmt.Errorf("units cannot start %s, as they have no %s; install it (sudo make install) or say what they are to start (--program)", path, dir)
+	}
+	if info, err := os.Stat(path); f.here() && (err != nil || !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0) {
+		return "", fmt.Errorf("%s is not a program", path)
 	}
 	return path, nil
 }
+
+// unseen is the directory of a path that services do not see (ProtectHome=,
+// PrivateTmp=); "" if there is none.
+func unseen(path string) string {
+	for _, dir := range []string{"/home", "/root", "/tmp", "/var/tmp", "/run/user"} {
+		if strings.HasPrefix(path, dir+"/") {
+			return dir
+		}
+	}
+	return ""
+}
+
+// unitDirectory is where units of the administrator are.
+const unitDirectory = "/etc/systemd/system"
+
+// here tells whether the units are for this machine, and not for an image of
+// another.
+func (f *unitFlags) here() bool { return f.directory == unitDirectory }
 
 // unitWords quotes words for a line of a unit (systemd.service(5), "Command lines").
 func unitWords(words ...string) string {
@@ -375,8 +421,13 @@ func proxyAddress(unit string) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 100, sum[0], sum[1]%254 + 1}), 1080)
 }
 
+var errNoPolicy = errors.New("which policy is not said (--policy FILE)")
+
 // proxyUnits are the files by which a unit reaches only a proxy.
 func (f *unitFlags) proxyUnits(unit string) ([]outputFile, error) {
+	if f.policy == "" {
+		return nil, errNoPolicy
+	}
 	at := proxyAddress(unit)
 	if f.listen != "" {
 		var err error
@@ -386,9 +437,17 @@ func (f *unitFlags) proxyUnits(unit string) ([]outputFile, error) {
 		if !at.Addr().IsLoopback() {
 			return nil, fmt.Errorf("--listen %s: others than this host could use it", f.listen)
 		}
+		if a := at.Addr(); a == netip.AddrFrom4([4]byte{127, 0, 0, 1}) || a == netip.IPv6Loopback() {
+			return nil, fmt.Errorf("--listen %s: the service would reach all that listens at this address; give the proxy one of its own, as 127.100.90.50:1080", f.listen)
+		}
 	}
-	if info, err := os.Stat(f.policy); err == nil && info.Mode().Perm()&0o004 == 0 {
-		return nil, fmt.Errorf("the proxy runs as a user of its own, who may not read %s (chmod o+r %s)", f.policy, f.policy)
+	for _, name := range f.files {
+		if info, err := os.Stat(name); err == nil && info.Mode().Perm()&0o004 == 0 {
+			return nil, fmt.Errorf("the proxy runs as a user of its own, who may not read %s (chmod o+r %s)", name, name)
+		}
+		if dir := unseen(name); dir != "" && f.here() {
+			return nil, fmt.Errorf("the proxy does not see %s, as it has no %s; keep it in /etc/appfw", name, dir)
+		}
 	}
 	program, err := f.executable()
 	if err != nil {
@@ -463,7 +522,7 @@ IPAddressAllow={{.Addr}}
 Environment=ALL_PROXY=socks5h://{{.At}} all_proxy=socks5h://{{.At}}
 Environment=HTTP_PROXY=http://{{.At}} http_proxy=http://{{.At}}
 Environment=HTTPS_PROXY=http://{{.At}} https_proxy=http://{{.At}}
-Environment=NO_PROXY=localhost,127.0.0.1,::1 no_proxy=localhost,127.0.0.1,::1
+Environment=NO_PROXY= no_proxy=
 `},
 	})
 }
@@ -495,10 +554,19 @@ func (f *unitFlags) netnsUnits(unit string) ([]outputFile, error) {
 		words = append(words, "--publish", p)
 	}
 	name := "appfw-netns@" + namespace
-	return f.render(map[string]any{
+	service := filepath.Join(f.directory, name+".service")
+	there, err := os.ReadFile(service)
+	joins := err == nil && !bytes.HasPrefix(there, []byte(unitMark+"netns "+unit+" ")) // what another unit's is
+	switch same := bytes.Contains(there, []byte("\nExecStart="+unitWords(words...)+"\n")); {
+	case f.policy == "" && (err != nil || len(f.publish) > 0):
+		return nil, errNoPolicy
+	case joins && f.policy != "" && !same:
+		return nil, fmt.Errorf("%s serves this namespace already, with another policy or other ports: to join it, say neither --policy nor --publish", service)
+	}
+	files, err := f.render(map[string]any{
 		"Undo": "netns " + unit + " --remove", "Unit": unit, "Name": name, "Namespace": namespace, "Start": unitWords(words...), "Config": filepath.Join(configDir, namespace),
 	}, []outputFile{
-		{filepath.Join(f.directory, name+".service"), `
+		{service, `
 [Unit]
 Description=Network namespace {{.Namespace}} of appfw
 Documentation=man:ip-netns(8)
@@ -536,6 +604,10 @@ InaccessiblePaths=-/run/systemd/resolve -/run/nscd -/run/docker.sock -/run/podma
 CapabilityBoundingSet=~CAP_SYS_ADMIN CAP_SYS_PTRACE CAP_NET_ADMIN
 `},
 	})
+	if err == nil && (joins || f.policy == "") {
+		files = files[1:] // the service is as it was
+	}
+	return files, err
 }
 
 // render fills in templates, and puts the mark before each.

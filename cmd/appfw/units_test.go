@@ -53,10 +53,23 @@ func TestUnits(t *testing.T) {
 
 	// Two units share a namespace; it stays until both have left.
 	w.ok(systemd("netns", "a", "--policy", policy, "--name", "shared", "--publish", "0.0.0.0:80:80"))
-	w.ok(systemd("netns", "b@x.service", "--policy", policy, "--name", "shared"))
+	served := string(mustRead(t, filepath.Join(dir, "appfw-netns@shared.service")))
+	wants(t, served, "\nExecStart="+installed+" netns shared --policy "+policy+" --publish 0.0.0.0:80:80\n")
+	w.denied(systemd("netns", "b@x.service", "--policy", policy, "--name", "shared"), "serves this namespace already, with another policy or other ports: to join it, say neither --policy nor --publish")
+	w.ok(systemd("netns", "b@x.service", "--name", "shared"))
+	if string(mustRead(t, filepath.Join(dir, "appfw-netns@shared.service"))) != served {
+		t.Error("who joins changes how it is served")
+	}
 	w.ok(systemd("netns", "a", "--remove"))
 	same("a.service", "a.service.d/mine.conf", "appfw-netns@shared.service", "b@.service", "b@x.service.d/50-appfw.conf")
 	w.ok(systemd("netns", "b@x", "--remove"))
+	same(untouched...)
+
+	// From one way to the other, nothing of the first is left.
+	w.ok(systemd("proxy", "a", "--policy", policy))
+	wants(t, w.ok(systemd("netns", "a", "--policy", policy)), "removed "+dir+"/appfw-serve@a.socket\n")
+	same("a.service", "a.service.d/50-appfw.conf", "a.service.d/mine.conf", "appfw-netns@a.service", "b@.service")
+	w.ok(systemd("netns", "a", "--remove"))
 	same(untouched...)
 
 	theirs := w.write("units/a.service.d/50-appfw.conf", "# theirs\n")
@@ -64,20 +77,21 @@ func TestUnits(t *testing.T) {
 	secret := w.secret("secret.policy", "allow example.com\n")
 	bad := w.write("bad.policy", "alow example.com\n")
 	for want, args := range map[string][]string{
-		theirs + " is there, and not written by appfw; it is left as it is": {"proxy", "a", "--policy", policy},
-		theirs + " is not written by appfw; it is left as it is":            {"netns", "a", "--remove"},
-		"there is no unit nosuch.service":                                   {"netns", "nosuch", "--policy", policy},
-		`"../a.service" is not the name of a service`:                       {"netns", "../a", "--policy", policy},
-		`"b@.service" is not the name of a service`:                         {"netns", "b@", "--policy", policy},
-		`"a.socket" is not the name of a service`:                           {"proxy", "a.socket", "--policy", policy},
-		"which policy is not said (--policy FILE)":                          {"proxy", "a"},
-		bad + `:1:1: "alow": unknown word (did you mean allow?)`:            {"proxy", "a", "--policy", bad},
-		"nothing is written for b@x.service: there is no ":                  {"proxy", "b@x", "--remove"},
-		"the proxy runs as a user of its own, who may not read " + secret:   {"proxy", "b@x", "--policy", secret},
-		"--listen 10.0.0.1:1080: others than this host could use it":        {"proxy", "b@x", "--policy", policy, "--listen", "10.0.0.1:1080"},
-		`"a/b" is no name for a namespace of units (--name)`:                {"netns", "b@x", "--policy", policy, "--name", "a/b"},
-		"units cannot start /tmp/appfw, which they do not see; install it":  {"proxy", "b@x", "--policy", policy, "--program", "/tmp/appfw"},
-		"--publish 80: there are two ports":                                 {"netns", "b@x", "--policy", policy, "--publish", "80"},
+		theirs + " is there, and not written by appfw; it is left as it is":                 {"proxy", "a", "--policy", policy},
+		theirs + " is not written by appfw; it is left as it is":                            {"netns", "a", "--remove"},
+		"there is no unit nosuch.service":                                                   {"netns", "nosuch", "--policy", policy},
+		`"../a.service" is not the name of a service`:                                       {"netns", "../a", "--policy", policy},
+		`"b@.service" is not the name of a service`:                                         {"netns", "b@", "--policy", policy},
+		`"a.socket" is not the name of a service`:                                           {"proxy", "a.socket", "--policy", policy},
+		"which policy is not said (--policy FILE)":                                          {"proxy", "a"},
+		bad + `:1:1: "alow": unknown word (did you mean allow?)`:                            {"proxy", "a", "--policy", bad},
+		"nothing is written for b@x.service: there is no ":                                  {"proxy", "b@x", "--remove"},
+		"the proxy runs as a user of its own, who may not read " + secret:                   {"proxy", "b@x", "--policy", secret},
+		"--listen 10.0.0.1:1080: others than this host could use it":                        {"proxy", "b@x", "--policy", policy, "--listen", "10.0.0.1:1080"},
+		`"a/b" is no name for a namespace of units (--name)`:                                {"netns", "b@x", "--policy", policy, "--name", "a/b"},
+		"--program appfw: units start programs by an absolute path":                         {"proxy", "b@x", "--policy", policy, "--program", "appfw"},
+		"--listen 127.0.0.1:1080: the service would reach all that listens at this address": {"proxy", "b@x", "--policy", policy, "--listen", "127.0.0.1:1080"},
+		"--publish 80: there are two ports":                                                 {"netns", "b@x", "--policy", policy, "--publish", "80"},
 	} {
 		w.denied(systemd(args...), want)
 		same(taken...)
