@@ -16,7 +16,7 @@ func (p *policyFlags) register(c *cobra.Command) {
 		{"allow-suffix", "DEST", "allow that lets a wildcard be over a public suffix: *.com, *.github.io"},
 		{"deny", "DEST", "deny a destination; an allow that is narrower than a deny overrides it"},
 		{"default", "allow|deny", "what no rule matches (without it: denied, if anything is allowed)"},
-		{"policy", "FILE", "read rules from FILE: these flags, one a line, without the dashes"},
+		{"policy", "FILE", "read rules from FILE, a line for each: allow DEST, deny DEST and the others of these flags that make a policy, without dashes"},
 		{"hosts", "FILE", "answer the names in FILE (hosts(5)) by the addresses there, before asking anybody"},
 		{"dns", "RESOLVER", "ask RESOLVER, not the host's: [ZONE=] and ADDR[:PORT], tls://HOST[:PORT][#NAME] or https://HOST/PATH"},
 		{"upstream", "UPSTREAM", "go out through it: socks5h://HOST:PORT, http://…, https://… or tor; several make a chain; NAME= before it is for via=NAME"},

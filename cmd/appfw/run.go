@@ -58,7 +58,7 @@ func (f *runFlags) register(c *cobra.Command) {
 	f.policy.register(c)
 	c.Flags().StringVar(&f.log, "log", "", "write one JSON object a decision to `FILE`; - is stderr")
 	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "print no line for denied destinations")
-	c.Flags().StringArrayVar(&f.publish, "publish", nil, "let clients of the host's `PORT` come to CMD: [ADDR:]HOSTPORT:PORT[/udp]; without ADDR, this host's alone")
+	c.Flags().StringArrayVar(&f.publish, "publish", nil, "let clients of the host's `PORT` come to CMD: [ADDR:]HOSTPORT:PORT[/udp] (or fd:NAME:PORT, a socket that is passed); without ADDR, this host's alone")
 	c.Flags().BoolVar(&f.proxyEnv, "proxy-env", false, "set ALL_PROXY, HTTP_PROXY, HTTPS_PROXY and NO_PROXY for CMD, to appfw's own proxy")
 	c.Flags().StringVar(&f.user, "user", "", "as root: run CMD as `USER`, a name or uid (without it: who called sudo)")
 }

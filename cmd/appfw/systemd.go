@@ -139,11 +139,11 @@ func dropInNotes(p *policy.Policy, anyPort bool, open []netip.Prefix) []string {
 	for _, r := range p.Rules() {
 		switch {
 		case r.Names() > 0 && r.Allow:
-			less("%s: names need appfw netns/proxy", r)
+			less("%s: names need appfw systemd netns or proxy", r)
 		case r.Names() > 0:
-			more("%s: names need appfw netns/proxy; their addresses are not shut", r)
+			more("%s: names need appfw systemd netns or proxy; their addresses are not shut", r)
 		case r.Via() != "" && r.Via() != policy.Direct:
-			less("%s: ways out need appfw netns/proxy", r)
+			less("%s: ways out need appfw systemd netns or proxy", r)
 		case r.Scoped() && anyPort && r.Allow:
 			more("%s: open for all ports and protocols", r)
 		case r.Scoped() && anyPort:

@@ -522,8 +522,8 @@ func (u *unit) upstream(b *strings.Builder, note func(string, ...any)) {
 		case chosen == "":
 			chosen = to
 			fmt.Fprintf(b, "upstream %s # %s\n", to, printable(what))
-			b.WriteString("# It opens nothing: what is allowed below, but for the loopback, goes out there.\n" +
-				"# For all names to, drop the deny lines, if there are any, and say allow any.\n")
+			b.WriteString("# The upstream opens nothing by itself: what is allowed below goes out by it, but for the loopback.\n" +
+				"# To let all names go out by it: drop the deny lines, and write allow any.\n")
 		case to != chosen:
 			note("%s is another proxy, and left out", what)
 		}
