@@ -144,6 +144,7 @@ func inOwner(path string) (again bool, err error) {
 		cmd.Args[3] = self
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), inOwnerEnv+"=1")
 	cmd.ExtraFiles = []*os.File{owner}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGTERM}
 	signals := make(chan os.Signal, 16)
@@ -163,6 +164,31 @@ func inOwner(path string) (again bool, err error) {
 		return true, &exitError{code: exit.ExitCode()}
 	}
 	return true, err
+}
+
+// inOwnerEnv tells a process that inOwner started it.
+const inOwnerEnv = "APPFW_IN_OWNER"
+
+// programsOf are the programs in a namespace, as far as is known whose they are.
+func programsOf(path string) writers {
+	if os.Getenv(inOwnerEnv) != "" {
+		return sameNamespace
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return notRoot // nor can it be served
+	}
+	defer file.Close()
+	fd, err := unix.IoctlRetInt(int(file.Fd()), unix.NS_GET_USERNS)
+	if err != nil {
+		return notRoot
+	}
+	defer unix.Close(fd)
+	var theirs, ours unix.Stat_t
+	if unix.Fstat(fd, &theirs) == nil && unix.Stat("/proc/self/ns/user", &ours) == nil && theirs.Dev == ours.Dev && theirs.Ino == ours.Ino {
+		return writers{} // who put them there knows what they may write
+	}
+	return notRoot
 }
 
 // noNamespace explains why a namespace cannot be had.
@@ -300,7 +326,7 @@ func serveNamespace(flags namespaceFlags, path string, pid int) (err error) {
 	if err != nil {
 		return err
 	}
-	rules := &live{flags: flags.policy, host: host, report: report, trusted: true}
+	rules := &live{flags: flags.policy, host: host, report: report, theirs: programsOf(path)}
 	var app *netns.Namespace
 	if _, err := rules.open(proxy.Config{Owner: func(proto uint8, src, dst netip.AddrPort) string { return app.Owner(proto, src, dst) }}); err != nil {
 		return err

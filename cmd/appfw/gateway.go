@@ -75,7 +75,7 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 		return err
 	}
 	report := newReporter(log, flags.quiet, host.resolv)
-	rules := &live{flags: flags.policy, host: host, report: report}
+	rules := &live{flags: flags.policy, host: host, report: report, theirs: sameUser}
 	var app *netns.Namespace
 	first, err := rules.open(proxy.Config{Owner: func(proto uint8, src, dst netip.AddrPort) string { return app.Owner(proto, src, dst) }})
 	if err != nil {

@@ -98,12 +98,12 @@ func (l *loaded) reads(name string) {
 // live is the policy in force. It is read anew while the app runs, when its
 // files change or on a signal.
 type live struct {
-	flags   policyFlags
-	host    hostConfig
-	report  *reporter
-	check   func(*loaded) error // says what cannot be in force; may be nil
-	trusted bool                // nobody who is judged by its files could change them
-	proxy   *proxy.Proxy        // that judges by it
+	flags  policyFlags
+	host   hostConfig
+	report *reporter
+	check  func(*loaded) error // says what cannot be in force; may be nil
+	theirs writers             // which of its files those who are judged by it could change
+	proxy  *proxy.Proxy        // that judges by it
 
 	current atomic.Pointer[loaded]
 }
@@ -171,10 +171,7 @@ func (l *live) watch(ctx context.Context, asked <-chan struct{}) {
 			return
 		}
 		now := stamps(files)
-		path, theirs := "", false
-		if !l.trusted {
-			path, theirs = writable(files)
-		}
+		path, theirs := writable(files, l.theirs)
 		switch {
 		case now != last: // not settled
 		case len(files) == 0 && wanted:
@@ -239,10 +236,38 @@ func stamps(files []string) string {
 	return b.String()
 }
 
-// writable tells which of the files, or of the directories that lead to it, the
-// app could change: its policy is not for itself to make. It runs as this
-// process's user.
-func writable(files []string) (path string, ok bool) {
+// writers are those who are judged by a policy, and who are not to make it
+// themselves.
+type writers struct {
+	own func(path string, st *unix.Stat_t) bool // whether an entry, be it a link, is theirs; nil: nothing is
+	may func(path string) bool                  // whether they may write to a path without that
+}
+
+// sameUser are programs that run as this process's user.
+var sameUser = writers{own: owned, may: accessible}
+
+// sameNamespace are programs of this process's user namespace, root's of which may
+// do with the files of all its users what they like.
+var sameNamespace = writers{
+	own: func(path string, st *unix.Stat_t) bool { return st.Uid != overflowUID || owned(path, st) },
+	may: accessible,
+}
+
+// notRoot are all but root. This process is root's, and may be without capabilities.
+var notRoot = writers{
+	own: func(_ string, st *unix.Stat_t) bool { return st.Uid != 0 },
+	may: func(path string) bool {
+		var st unix.Stat_t
+		return unix.Stat(path, &st) != nil || st.Mode&0o022 != 0
+	},
+}
+
+// writable tells which of the files, or of the directories that lead to it, some
+// could change: their policy is not for themselves to make.
+func writable(files []string, some writers) (path string, ok bool) {
+	if some.own == nil {
+		return "", false
+	}
 	for _, name := range files {
 		if !strings.HasPrefix(name, "/") {
 			dir, err := os.Getwd()
@@ -251,7 +276,7 @@ func writable(files []string) (path string, ok bool) {
 			}
 			name = dir + "/" + name // not cleaned: links come before dots
 		}
-		if path, ok := writablePath(name); ok {
+		if path, ok := writablePath(name, some); ok {
 			return path, true
 		}
 	}
@@ -263,7 +288,7 @@ const maxLinks = 40
 
 // writablePath is writable for an absolute path. It goes along it as the kernel
 // does.
-func writablePath(path string) (string, bool) {
+func writablePath(path string, some writers) (string, bool) {
 	at, links := "/", 0 // at has no links in it
 	for rest := strings.Split(path, "/"); len(rest) > 0; {
 		part := rest[0]
@@ -284,10 +309,10 @@ func writablePath(path string) (string, bool) {
 			return next, true // whoever makes it decides
 		}
 		// In a sticky directory (/tmp) others can do nothing to an entry.
-		if owned(at, &dir) || dir.Mode&unix.S_ISVTX == 0 && accessible(at) {
+		if some.own(at, &dir) || dir.Mode&unix.S_ISVTX == 0 && some.may(at) {
 			return at, true
 		}
-		if owned(next, &entry) { // be it a link: its owner may make another
+		if some.own(next, &entry) { // be it a link: its owner may make another
 			return next, true
 		}
 		if entry.Mode&unix.S_IFMT != unix.S_IFLNK {
@@ -303,7 +328,7 @@ func writablePath(path string) (string, bool) {
 		}
 		rest = append(strings.Split(to, "/"), rest...)
 	}
-	return at, accessible(at)
+	return at, some.may(at)
 }
 
 // accessible tells whether this process may write to a path, or might by another
@@ -313,6 +338,10 @@ func accessible(path string) bool {
 	return err == nil || err == unix.EROFS
 }
 
+// overflowUID is whose files seem to be of which the owner is not mapped
+// (kernel.overflowuid).
+const overflowUID = 65534
+
 // owned tells whether an entry belongs to this process's user, who so can give
 // himself the right to write to it. Within a user namespace every user that is
 // not mapped seems to be nobody: to nobody, the kernel says whose it is by who
@@ -321,8 +350,7 @@ func owned(path string, st *unix.Stat_t) bool {
 	if int(st.Uid) != os.Geteuid() {
 		return false
 	}
-	const overflow = 65534 // kernel.overflowuid
-	if st.Uid != overflow {
+	if st.Uid != overflowUID {
 		return true
 	}
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOATIME|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)

@@ -1,0 +1,40 @@
+package main
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Programs in a user's namespace that can write the policy make none for themselves,
+// whoever attached; what root alone can write is read anew.
+func TestAttachOwnPolicy(t *testing.T) {
+	both(t, func(w *world) {
+		user := w.Ordinary()
+		attacher := w.user
+		w.user = user
+		shell, pid := w.handmade()
+		w.user = attacher
+		policy := user.Home + "/own.policy"
+		shell.ok("echo allow example.com > " + policy)
+		a := w.start("attach", "--pid", pid, "--policy", policy)
+		a.await(a.err, served)
+		wants(t, shell.ok(getExample), "hello from example.com")
+		shell.ok("echo allow other.example >> " + policy)
+		a.signal(unix.SIGHUP)
+		a.await(a.err, "appfw: the policy was not read anew: the program itself could change "+user.Home)
+		if out, ok := shell.run(getOther); ok {
+			t.Errorf("it allowed itself: %s", out)
+		}
+		w.untouched(w.other)
+		a.stop()
+
+		policy = w.write("roots.policy", "allow example.com\n")
+		a = w.start("attach", "--pid", pid, "--policy", policy)
+		a.await(a.err, served)
+		w.write("roots.policy", "allow other.example\n")
+		a.reload()
+		wants(t, shell.ok(getOther), "hello from other.example")
+		a.stop()
+	})
+}
