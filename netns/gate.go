@@ -307,8 +307,9 @@ func (g *Gate) DialUDP(app, dst netip.AddrPort) (*net.UDPConn, error) {
 const connectTime = 10 * time.Second
 
 // DialTCP connects to a port of the app's. To the app, the connection comes from
-// the given address, whoever's that is; with port 0, from any port.
-func (g *Gate) DialTCP(from, app netip.AddrPort) (*net.TCPConn, error) {
+// the given address, whoever's that is; with port 0, from any port. It gives up when
+// ctx ends.
+func (g *Gate) DialTCP(ctx context.Context, from, app netip.AddrPort) (*net.TCPConn, error) {
 	var socket *os.File
 	err := g.ns.Do(func() (err error) {
 		socket, err = connecting(from, app)
@@ -324,6 +325,7 @@ func (g *Gate) DialTCP(from, app netip.AddrPort) (*net.TCPConn, error) {
 		return nil, err
 	}
 	_ = socket.SetWriteDeadline(time.Now().Add(connectTime))
+	defer context.AfterFunc(ctx, func() { _ = socket.SetWriteDeadline(time.Unix(1, 0)) })()
 	var failed error
 	err = raw.Write(func(fd uintptr) bool {
 		if _, perr := unix.Getpeername(int(fd)); perr == nil {

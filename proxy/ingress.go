@@ -50,7 +50,7 @@ func (p *Proxy) letIn(ctx context.Context, conn *net.TCPConn, port uint16, in In
 		reset(conn)
 		return
 	}
-	app, err := in.dialTCP(addrPort(conn.RemoteAddr()), port)
+	app, err := in.dialTCP(ctx, addrPort(conn.RemoteAddr()), port)
 	if err != nil {
 		reset(conn)
 		p.unconnected(&d, err)
@@ -93,9 +93,9 @@ func (in Inward) ways(client netip.AddrPort, port uint16) []way {
 	}
 }
 
-func (in Inward) dialTCP(client netip.AddrPort, port uint16) (conn *net.TCPConn, err error) {
+func (in Inward) dialTCP(ctx context.Context, client netip.AddrPort, port uint16) (conn *net.TCPConn, err error) {
 	for _, w := range in.ways(client, port) {
-		if conn, err = w.gate.DialTCP(w.from, w.to); err == nil {
+		if conn, err = w.gate.DialTCP(ctx, w.from, w.to); err == nil {
 			return conn, nil
 		}
 	}

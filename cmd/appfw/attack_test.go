@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,5 +38,30 @@ func TestAttachOwnPolicy(t *testing.T) {
 		a.reload()
 		wants(t, shell.ok(getOther), "hello from other.example")
 		a.stop()
+	})
+}
+
+// Clients that nobody accepts, the backlog being full, do not keep appfw from ending
+// with its program.
+func TestPublishBacklog(t *testing.T) {
+	both(t, func(w *world) {
+		near := w.Host("11.22.7.7")
+		s := w.session("--publish", "0.0.0.0:8080:8000", "--", "python3", "-c", `
+import os, socket, sys
+l = socket.socket(); l.bind(("", 8000)); l.listen(0); print("listening", flush=True)
+if os.fork() == 0:
+    os.closerange(0, 3)
+    while True: os.read(os.pipe()[0], 1)
+sys.stdin.readline()`)
+		s.await(s.out, "listening\n")
+		for range 6 {
+			if _, err := near.DialFrom("tcp", w.Addr4().String()+":8080"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		started := time.Now()
+		if s.end(); time.Since(started) > failFast {
+			t.Errorf("it ended after %v", time.Since(started))
+		}
 	})
 }
