@@ -85,8 +85,26 @@ func (p *Proxy) decideFrom(proto policy.Proto, client netip.AddrPort, port uint1
 		origin: origin{client: client.String()}, ingress: true, proto: proto, dst: netip.AddrPortFrom(client.Addr(), port),
 		rules: p.Policy(), started: p.Now(), shown: new(shownNames),
 	}
-	d.verdict = d.rules.DecideFrom(proto, client.Addr(), port)
+	d.verdict = p.decideClient(d.rules, proto, d.dst)
 	return d
+}
+
+// decideClient judges a client of the host's port that from has. Addresses that mean
+// something to the app are nobody's: a datagram may come from wherever it says.
+func (p *Proxy) decideClient(rules *policy.Policy, proto policy.Proto, from netip.AddrPort) policy.Verdict {
+	a := from.Addr().WithZone("")
+	if _, ours := p.synthetic(a); ours && len(rules.Upstreams) > 0 {
+		return policy.Verdict{Reason: "it is an address that stands for a name"}
+	}
+	if own(a) {
+		return policy.Verdict{Reason: "it is an address of appfw's own"}
+	}
+	return rules.DecideFrom(proto, a, from.Port())
+}
+
+// own tells whether an address is one of the veth's.
+func own(a netip.Addr) bool {
+	return a == netns.Gateway4 || a == netns.Gateway6 || a == netns.App4 || a == netns.App6
 }
 
 // judge decides on a name that a flow shows, and reports a denial.
@@ -123,7 +141,7 @@ func (p *Proxy) again(d *decision) policy.Verdict {
 		return d.verdict
 	}
 	if d.ingress {
-		return rules.DecideFrom(d.proto, d.dst.Addr(), d.dst.Port())
+		return p.decideClient(rules, d.proto, d.dst)
 	}
 	v, _ := p.decideAsked(rules, d.proto, d.dst, d.asked)
 	if v.Allow && p.chain(v.Via) != d.chain {
@@ -221,8 +239,7 @@ func (p *Proxy) decideAsked(rules *policy.Policy, proto policy.Proto, dst netip.
 
 // decideReal is decideAsked for an address that stands for itself.
 func (p *Proxy) decideReal(rules *policy.Policy, proto policy.Proto, dst netip.AddrPort, asked *dnsguard.Pin) (v policy.Verdict, name policy.Name) {
-	switch dst.Addr() {
-	case netns.Gateway4, netns.Gateway6, netns.App4, netns.App6:
+	if own(dst.Addr()) {
 		return policy.Verdict{Reason: "it is an address of appfw's own"}, ""
 	}
 	if Among(p.Own, dst) {

@@ -65,3 +65,34 @@ sys.stdin.readline()`)
 		}
 	})
 }
+
+// A client that says that it is the app, its resolver, or a name is refused at once.
+func TestPublishOwnAddresses(t *testing.T) {
+	w := newWorld(t)
+	s := w.session("--publish", "0.0.0.0:8080:8000", "--publish", "[::]:8080:8000", "--publish", "0.0.0.0:8080:7000/udp", "--allow-from", "any",
+		"--upstream", "office=http://11.22.0.20:3128", "--", "python3", "-c", udpVisitors)
+	s.await(s.out, "bound\nbound\n")
+	for _, addr := range []string{"192.0.0.1", "192.0.0.2", "198.18.0.1"} {
+		h := w.Host(addr)
+		conn, err := h.DialFrom("tcp", w.Addr4().String()+":8080")
+		started := time.Now()
+		if err == nil {
+			_ = conn.SetDeadline(time.Now().Add(patience))
+			_, err = conn.Read(make([]byte, 1))
+		}
+		if !errors.Is(err, unix.ECONNRESET) || time.Since(started) > failFast {
+			t.Errorf("%s: %v after %v", addr, err, time.Since(started))
+		}
+		s.await(s.err, "appfw: denied tcp from "+addr+" to port 8080: it is an address ")
+		u, err := h.DialFrom("udp", w.Addr4().String()+":8080")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := u.Write([]byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		s.await(s.err, "appfw: denied udp from "+addr+" to port 8080: it is an address ")
+	}
+	s.signal(unix.SIGTERM)
+	s.end()
+}
