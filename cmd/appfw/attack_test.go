@@ -2,6 +2,8 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -95,4 +97,91 @@ func TestPublishOwnAddresses(t *testing.T) {
 	}
 	s.signal(unix.SIGTERM)
 	s.end()
+}
+
+// Root in an attached namespace, who may change all that is in it, gets neither past
+// the policy nor to the host's loopback, and hears so at once.
+func TestAttachRootInside(t *testing.T) {
+	both(t, func(w *world) {
+		shell, pid := w.handmade()
+		local, err := w.ListenOnHost("tcp", "127.0.0.1:5432")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			for {
+				conn, err := local.Accept()
+				if err != nil {
+					return
+				}
+				conn.Close()
+				t.Error("the host's loopback was reached")
+			}
+		}()
+		a := w.start("attach", "--pid", pid, "--allow", "example.com", "--publish", "8080:8000")
+		a.await(a.err, served)
+		const try = "curl -sS -m 8 http://127.0.0.1:5432 || curl -sS -m 8 http://11.22.0.20 || curl -sS -m 8 http://192.0.0.1:65533"
+		for _, script := range []string{
+			try, // with the rules, and then without
+			"nft delete table ip appfw; nft delete table ip6 appfw; " + try,
+			// Straight into appfw's listener.
+			`nft -f - <<END
+table ip mine {
+	chain out { type route hook output priority -200; tcp dport { 80, 5432 } meta mark set 0x61; }
+	chain in { type filter hook prerouting priority -300; tcp dport { 80, 5432 } tproxy to :65533 meta mark set 0x61 accept; }
+}
+END
+ip rule add fwmark 0x61 lookup 100; ip route add local default dev lo table 100
+` + try + `; r=$?; ip rule del fwmark 0x61; nft delete table ip mine; (exit $r)`,
+			`python3 - <<END
+import socket, sys
+for mark in 0x61, 0x62:
+    for at in ("127.0.0.1", 5432), ("11.22.0.20", 80), ("192.0.0.1", 65533), ("127.0.0.1", 65533), ("192.0.0.2", 65533):
+        s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark); s.settimeout(8)
+        try: s.connect(at); s.sendall(b"GET / HTTP/1.0\r\n\r\n"); s.recv(1)
+        except ConnectionError: continue
+        print("connected", at); sys.exit(0)
+sys.exit(1)
+END`,
+			// The loopback's addresses over the veth.
+			`sysctl -w net.ipv4.conf.all.route_localnet=1; ip route del local 127.0.0.0/8 dev lo table local; ip route del local 127.0.0.1 dev lo table local
+ip route add 127.0.0.1 via 192.0.0.1 dev eth0 onlink; ` + try,
+		} {
+			started := time.Now()
+			if out, ok := shell.run(script); ok || strings.Contains(out, "timed out") || time.Since(started) > failFast {
+				t.Errorf("%s: %v after %v: %s", script, ok, time.Since(started), out)
+			}
+		}
+		w.untouched(w.other)
+		// Without the veth, clients are told at once as well.
+		shell.ok("ip link del eth0")
+		conn, err := w.DialFromHost("tcp", "127.0.0.1:8080")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(failFast))
+		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("a client: %v", err)
+		}
+		a.stop()
+	})
+}
+
+// Root in a user's namespace cannot look into an appfw that root has attached to it.
+func TestAttachOutOfReach(t *testing.T) {
+	w := newWorld(t)
+	root := w.user
+	w.user = w.Ordinary()
+	shell, pid := w.handmade()
+	w.user = root
+	a := w.start("attach", "--pid", pid, "--allow", "example.com")
+	a.await(a.err, served)
+	for _, script := range []string{": < /proc/%d/mem", "ls /proc/%d/fd", "nsenter -t %d -n true", "kill %d"} {
+		if out, ok := shell.run(fmt.Sprintf("( "+script+" )", a.cmd.Process.Pid)); ok {
+			t.Errorf("%s: %s", script, out)
+		}
+	}
+	wants(t, shell.ok(getExample), "hello from example.com")
+	a.stop()
 }
