@@ -61,7 +61,7 @@ func Delete(name string) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && err != unix.EINVAL { // not mounted: a file that was left
+	if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && err != unix.EINVAL { // not mounted: a file that was left, or a link to another's
 		return fmt.Errorf("unmount %s: %w", path, err)
 	}
 	return os.Remove(path)

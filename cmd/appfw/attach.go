@@ -220,6 +220,7 @@ func serveNamed(flags namespaceFlags, name string) error {
 	if os.Geteuid() != 0 {
 		return errRootsNames
 	}
+	unix.Umask(0o022) // what is written is for all users in the namespace
 	if info, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) || err == nil && info.Mode().IsRegular() && !isNamespace(path) {
 		if err == nil {
 			_ = os.Remove(path) // its namespace has ended with the last boot
@@ -358,7 +359,7 @@ func serveNamespace(flags namespaceFlags, path string, pid int) (err error) {
 	if !flags.quiet {
 		fmt.Fprintf(os.Stderr, "appfw: serving the namespace %s\n", printable(path))
 	}
-	notify("READY=1\nSTATUS=Serving " + path)
+	notify("READY=1\nSTATUS=Serving " + printable(path)) // a line is an assignment
 	for running := true; running; {
 		select {
 		case sig := <-signals:

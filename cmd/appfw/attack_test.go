@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -184,4 +185,47 @@ func TestAttachOutOfReach(t *testing.T) {
 	}
 	wants(t, shell.ok(getExample), "hello from example.com")
 	a.stop()
+}
+
+// An odd name tells the service manager nothing, a umask keeps no user from resolving,
+// and what is served is not deleted; nor is what a link leads to.
+func TestNetnsMistakes(t *testing.T) {
+	w := newWorld(t)
+	name := fmt.Sprintf("appfw test %d\nMAINPID=1", os.Getpid())
+	other := fmt.Sprintf("appfw-other-%d", os.Getpid())
+	for _, n := range []string{name, other} {
+		defer w.appfw("netns", "--delete", n)
+	}
+	at := w.Dir() + "/notify"
+	manager, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(manager)
+	if err := unix.Bind(manager, &unix.SockaddrUnix{Name: at}); err != nil {
+		t.Fatal(err)
+	}
+	s := w.talk("sh", "-c", `umask 077; NOTIFY_SOCKET="$1" exec "$0" netns "$2" --allow example.com`, program, at, name)
+	s.await(s.err, "serving the namespace ")
+	b := make([]byte, 1000)
+	n, _, err := unix.Recvfrom(manager, b, 0)
+	if said := string(b[:n]); err != nil || strings.Count(said, "\n") != 1 || !strings.HasPrefix(said, "READY=1\nSTATUS=Serving ") {
+		t.Errorf("it said %q, %v", said, err)
+	}
+	if info, err := os.Stat("/run/appfw/netns/" + name + "/resolv.conf"); err != nil || info.Mode().Perm() != 0o644 {
+		t.Errorf("%v %v", info, err)
+	}
+	in := func(command ...string) result {
+		t.Helper()
+		return w.finish(w.Command(t.Context(), w.user, "ip", append([]string{"netns", "exec", name}, command...)...))
+	}
+	w.denied(w.appfw("netns", "--delete", name), "another appfw has this namespace already")
+	wants(t, w.ok(in("curl", "-sS", "https://example.com")), "hello from example.com")
+	s.stop()
+	if err := os.Symlink("/run/netns/"+name, "/run/netns/"+other); err != nil {
+		t.Fatal(err)
+	}
+	w.ok(w.appfw("netns", "--delete", other))
+	w.ok(in("true"))
+	w.ok(w.appfw("netns", "--delete", name))
 }
