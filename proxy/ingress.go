@@ -50,7 +50,14 @@ func (p *Proxy) letIn(ctx context.Context, conn *net.TCPConn, port uint16, in In
 		reset(conn)
 		return
 	}
-	app, err := in.dialTCP(ctx, addrPort(conn.RemoteAddr()), port)
+	var app *net.TCPConn
+	err := errCrowded
+	select {
+	case p.inward <- struct{}{}:
+		app, err = in.dialTCP(ctx, addrPort(conn.RemoteAddr()), port)
+		<-p.inward
+	default:
+	}
 	if err != nil {
 		reset(conn)
 		p.unconnected(&d, err)
@@ -65,6 +72,8 @@ func (p *Proxy) letIn(ctx context.Context, conn *net.TCPConn, port uint16, in In
 	}
 	p.relay(ctx, r)
 }
+
+var errCrowded = errors.New("too many clients wait already")
 
 // way is how a client comes to a port of the app's: by which gate, and from where
 // to where.

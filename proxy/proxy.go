@@ -50,6 +50,7 @@ type Config struct {
 type Proxy struct {
 	Config
 	echoes chan struct{} // one for each echo request on its way
+	inward chan struct{} // one for each client that the app has not accepted
 
 	mu      sync.Mutex
 	intakes []*intake // those that are served
@@ -61,7 +62,7 @@ func New(c Config) *Proxy {
 	if c.Log == nil {
 		c.Log = func(Event) {}
 	}
-	return &Proxy{Config: c, echoes: make(chan struct{}, maxEchoes), flows: make(map[flow]*decision)}
+	return &Proxy{Config: c, echoes: make(chan struct{}, maxEchoes), inward: make(chan struct{}, maxPending), flows: make(map[flow]*decision)}
 }
 
 // intake is the flows that come by one gate.

@@ -15,7 +15,8 @@ import (
 
 const (
 	// maxPending bounds the SYNs being dialled. More are dropped, and the
-	// app's kernel sends them again (after 1 s, tcp(7)).
+	// app's kernel sends them again (after 1 s, tcp(7)). As many clients may wait
+	// for the app to accept them; more are reset.
 	maxPending = 1024
 	// handshakeTime is how long the app has for the last segment of the
 	// handshake after its SYN was let in. It answers at once or has left.

@@ -69,6 +69,45 @@ sys.stdin.readline()`)
 	})
 }
 
+// Clients that a program does not accept are no burden without bounds: those that are
+// too many are reset at once.
+func TestPublishCrowd(t *testing.T) {
+	w := newWorld(t)
+	near := w.Host("11.22.7.7")
+	s := w.session("--publish", "0.0.0.0:8080:8000", "--", "python3", "-c", `
+import socket, sys
+l = socket.socket(); l.bind(("", 8000)); l.listen(0); print("listening", flush=True)
+sys.stdin.readline()`)
+	s.await(s.out, "listening\n")
+	const clients, most = 1400, 1024 + 2 // and a backlog of 0
+	reset := make(chan struct{}, clients)
+	for range clients {
+		conn, err := near.DialFrom("tcp", w.Addr4().String()+":8080")
+		if errors.Is(err, unix.ECONNRESET) {
+			reset <- struct{}{}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(failFast))
+		go func() {
+			if _, err := conn.Read(make([]byte, 1)); errors.Is(err, unix.ECONNRESET) {
+				reset <- struct{}{}
+			}
+		}()
+	}
+	late := time.After(failFast)
+	for n := range clients - most {
+		select {
+		case <-reset:
+		case <-late:
+			t.Fatalf("%d were reset", n)
+		}
+	}
+	s.end()
+}
+
 // A client that says that it is the app, its resolver, or a name is refused at once.
 func TestPublishOwnAddresses(t *testing.T) {
 	w := newWorld(t)
