@@ -268,3 +268,18 @@ func TestNetnsMistakes(t *testing.T) {
 	w.ok(in("true"))
 	w.ok(w.appfw("netns", "--delete", name))
 }
+
+// Of two sockets that are passed by one name, none is forgotten without a word.
+func TestPublishPassedTwice(t *testing.T) {
+	w := newWorld(t)
+	near := w.Host("11.22.7.7")
+	s := w.talk("systemd-socket-activate", "-l", "0.0.0.0:8080", "-l", "0.0.0.0:8081", "--fdname=web:web", program, "run", "--publish", "fd:web:8000", "--", "echo", "ran")
+	s.await(s.err, "(?s)Listening.*Listening")
+	if _, err := near.DialFrom("tcp", w.Addr4().String()+":8081"); err != nil {
+		t.Fatal(err)
+	}
+	s.await(s.err, "appfw: --publish fd:web:8000: the service manager passes 2 sockets of that name")
+	if s.end() != exitFailed || s.out.String() != "" {
+		t.Errorf("it ran: %s", s.out)
+	}
+}

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -104,11 +103,29 @@ func parsePublishes(flags []string) (all []publication, err error) {
 // asked for.
 func (p *publication) open(passed []*os.File) (*os.File, error) {
 	if p.name != "" {
-		i := slices.IndexFunc(passed, func(f *os.File) bool { return f.Name() == p.name })
-		if i < 0 {
-			return nil, fmt.Errorf("--publish %s: the service manager passes no socket of the name %q", p.flag, p.name)
+		kind := unix.SOCK_STREAM
+		if p.udp {
+			kind = unix.SOCK_DGRAM
 		}
-		return passed[i], nil
+		var named, fit []*os.File
+		for _, f := range passed {
+			if f.Name() != p.name {
+				continue
+			}
+			named = append(named, f)
+			if k, err := unix.GetsockoptInt(int(f.Fd()), unix.SOL_SOCKET, unix.SO_TYPE); err == nil && k == kind {
+				fit = append(fit, f)
+			}
+		}
+		switch {
+		case len(named) == 0:
+			return nil, fmt.Errorf("--publish %s: the service manager passes no socket of the name %q", p.flag, p.name)
+		case len(fit) == 0:
+			return nil, fmt.Errorf("--publish %s: it is a socket of another kind", p.flag)
+		case len(fit) > 1: // clients of the others would wait for ever
+			return nil, fmt.Errorf("--publish %s: the service manager passes %d sockets of that name; give each its own (FileDescriptorName= of a .socket of its own)", p.flag, len(fit))
+		}
+		return fit[0], nil
 	}
 	var socket interface{ File() (*os.File, error) }
 	family := "6"
