@@ -406,8 +406,8 @@ func unitWords(words ...string) string {
 	var quoted []string
 	for _, w := range words {
 		w = strings.NewReplacer(`%`, `%%`, `$`, `$$`).Replace(w)
-		if strings.ContainsAny(w, " \t\"'\\;") {
-			w = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(w) + `"`
+		if w == "" || strings.ContainsAny(w, " \t\r\n\"'\\;") {
+			w = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\r", `\r`).Replace(w) + `"`
 		}
 		quoted = append(quoted, w)
 	}
@@ -523,6 +523,8 @@ Environment=ALL_PROXY=socks5h://{{.At}} all_proxy=socks5h://{{.At}}
 Environment=HTTP_PROXY=http://{{.At}} http_proxy=http://{{.At}}
 Environment=HTTPS_PROXY=http://{{.At}} https_proxy=http://{{.At}}
 Environment=NO_PROXY= no_proxy=
+# By these, others would resolve for it, or let it out.
+InaccessiblePaths=-/run/systemd/resolve -/run/nscd -/run/docker.sock -/run/podman -/run/containerd
 `},
 	})
 }

@@ -40,7 +40,8 @@ func TestUnits(t *testing.T) {
 	untouched := []string{"a.service", "a.service.d/mine.conf", "b@.service"}
 
 	out := w.ok(systemd("proxy", "a", "--policy", policy, "--dry-run", "--listen", "127.100.90.50:1080"))
-	wants(t, out, "# "+dir+"/a.service.d/50-appfw.conf\n", "IPAddressDeny=any\nIPAddressAllow=127.100.90.50\n", "ListenStream=127.100.90.50:1080\n",
+	wants(t, out, "# "+dir+"/a.service.d/50-appfw.conf\n", "IPAddressDeny=any\nIPAddressAllow=127.100.90.50\n", "InaccessiblePaths=-/run/systemd/resolve ",
+		"ListenStream=127.100.90.50:1080\n",
 		"Environment=ALL_PROXY=socks5h://127.100.90.50:1080 all_proxy=", "ExecStart="+installed+" serve --policy "+policy+"\n")
 	same(untouched...)
 
@@ -103,4 +104,17 @@ func TestUnits(t *testing.T) {
 	w.user = w.Ordinary()
 	w.denied(systemd("netns", "a", "--policy", policy), "permission denied")
 	same(untouched...)
+}
+
+// A word of a unit is one word of one line.
+func TestUnitWords(t *testing.T) {
+	for want, words := range map[string][]string{
+		`/a/appfw netns web`:                    {"/a/appfw", "netns", "web"},
+		`"" "a b" 100%% $$HOME`:                 {"", "a b", "100%", "$HOME"},
+		`"a\nExecStartPre=/b\r" "\"" "\\n" ";"`: {"a\nExecStartPre=/b\r", `"`, `\n`, ";"},
+	} {
+		if got := unitWords(words...); got != want {
+			t.Errorf("%q: %s, want %s", words, got, want)
+		}
+	}
 }
