@@ -135,14 +135,16 @@ const maxDeniedClients = 1024
 
 func (p *Proxy) publishUDP(ctx context.Context, port Published, in Inward) error {
 	c := &clients{Proxy: p, port: port, in: in, flows: make(map[visit]*udpFlow), denied: make(map[netip.Addr]*policy.Policy)}
-	defer c.work.Wait()
-	defer func() {
+	closeAll := func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		for _, f := range c.flows {
 			f.close()
 		}
-	}()
+	}
+	defer c.work.Wait()
+	defer closeAll()
+	defer context.AfterFunc(ctx, closeAll)() // one may hold up the loop below: root in the namespace can hold back packets
 	read, write := datagramsOf(port.UDP)
 	b := make([]byte, largeBuffer)
 	for {

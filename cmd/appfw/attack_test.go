@@ -8,7 +8,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
+
+	"appfw/netns"
 )
 
 // Programs in a user's namespace that can write the policy make none for themselves,
@@ -281,5 +286,60 @@ func TestPublishPassedTwice(t *testing.T) {
 	s.await(s.err, "appfw: --publish fd:web:8000: the service manager passes 2 sockets of that name")
 	if s.end() != exitFailed || s.out.String() != "" {
 		t.Errorf("it ran: %s", s.out)
+	}
+}
+
+// holdBack takes the packets of a queue, and gives none of them up.
+const holdBack = `import socket, struct, sys
+s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+def config(attribute):
+    body = struct.pack("!BBH", 0, 0, 5) + attribute
+    s.send(struct.pack("=IHHII", 16 + len(body), 3 << 8 | 2, 5, 0, 0) + body); s.recv(4096)
+config(struct.pack("=HH", 8, 1) + struct.pack("!BBH", 1, 0, 2))
+config(struct.pack("=HH", 9, 2) + struct.pack("!IBxxx", 64, 1))
+print("holding", flush=True)
+sys.stdin.read()`
+
+// Root in a namespace that holds back what its clients send does not keep appfw from
+// ending.
+func TestAttachHeldBack(t *testing.T) {
+	w := newWorld(t)
+	_, pid := w.handmade()
+	a := w.start("attach", "--pid", pid, "--publish", "8080:7000/udp")
+	a.await(a.err, served)
+	ns, err := netns.Open("/proc/" + pid + "/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	err = ns.Do(func() error { // nft(8) cannot write the target
+		rules, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		table := rules.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "mine"})
+		out := rules.AddChain(&nftables.Chain{Table: table, Name: "out", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter})
+		info := xt.Unknown{5, 0, 1, 0, 0, 0}
+		rules.AddRule(&nftables.Rule{Table: table, Chain: out, Exprs: []expr.Any{&expr.Target{Name: "NFQUEUE", Rev: 3, Info: &info}}})
+		return rules.Flush()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	holder := w.talk("nsenter", "-t", pid, "-n", "python3", "-c", holdBack)
+	holder.await(holder.out, "holding\n")
+	conn, err := w.DialFromHost("udp", "127.0.0.1:8080")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for range 1000 {
+		if _, err := conn.Write(make([]byte, 8000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	started := time.Now()
+	if a.stop(); time.Since(started) > failFast {
+		t.Errorf("it ended after %v", time.Since(started))
 	}
 }
