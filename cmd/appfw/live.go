@@ -154,7 +154,7 @@ func (l *live) watch(ctx context.Context, asked <-chan struct{}) {
 	loaded := l.current.Load()
 	files, read := loaded.files, loaded.stamps
 	last := read
-	wanted, told := false, read // told: of which state it was said that it is not read
+	wanted, told := false, false // told: it was said that what changes is not read
 	tick := time.NewTicker(settle)
 	defer tick.Stop()
 	for {
@@ -177,9 +177,9 @@ func (l *live) watch(ctx context.Context, asked <-chan struct{}) {
 		case len(files) == 0 && wanted:
 			l.report.reloaded("there is no file to read the policy anew from; it is all on the command line")
 			wanted = false
-		case theirs && (wanted || now != told):
+		case theirs && (wanted || now != read && !told):
 			l.report.reloaded(fmt.Sprintf("the policy was not read anew: the program itself could change %s", path))
-			wanted, told = false, now
+			wanted, told = false, true
 		case !theirs && (wanted || now != read):
 			l.reload()
 			wanted = false
