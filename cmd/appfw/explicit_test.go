@@ -196,10 +196,10 @@ func TestExplicitAlone(t *testing.T) {
 			}
 		}
 		for _, port := range []string{"80", "443"} {
-			wants(t, denies.err.String(), "appfw: denied tcp web.example:"+port+": no rule allows it (to allow: --allow web.example:"+port+")",
+			denies.says("appfw: denied tcp web.example:"+port+": no rule allows it (to allow: --allow web.example:"+port+")",
 				"appfw: denied tcp web.example:"+port+": no rule allows it (to allow: --allow web.example:"+port+")")
 		}
-		wants(t, denies.err.String(), "appfw: denied tcp 11.22.0.40:80: no rule allows it") // what a client itself looked up
+		denies.says("appfw: denied tcp 11.22.0.40:80: no rule allows it") // what a client itself looked up
 		w.untouched(h)
 		// What resolves no name does not get there but by the proxy.
 		resolv := w.write("nobody.resolv", "nameserver 127.0.0.1\n")

@@ -88,8 +88,7 @@ func TestPublish(t *testing.T) {
 		if page, err := w.get(nil, at4); err == nil { // no rule names the host's own address
 			t.Errorf("%q", page)
 		}
-		wants(t, s.err.String(),
-			"appfw: denied tcp from 11.22.8.8 to port 8080: no rule allows it (to allow: --allow-from 11.22.8.8:8080)\n",
+		s.says("appfw: denied tcp from 11.22.8.8 to port 8080: no rule allows it (to allow: --allow-from 11.22.8.8:8080)\n",
 			"appfw: denied tcp from 2a0d:aaaa:8::8 to port 8080: no rule allows it (to allow: --allow-from [2a0d:aaaa:8::8]:8080)\n")
 		s.signal(unix.SIGTERM)
 		s.end()

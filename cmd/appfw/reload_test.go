@@ -146,6 +146,26 @@ func (s *session) await(o *output, pattern string) []string {
 	}
 }
 
+// says waits until all of parts stand on stderr, in any order: what a program has
+// written is read by and by.
+func (s *session) says(parts ...string) {
+	s.t.Helper()
+	timer := time.AfterFunc(patience, s.err.expire)
+	defer timer.Stop()
+	s.err.mu.Lock()
+	defer s.err.mu.Unlock()
+	s.err.expired = false
+	for _, part := range parts {
+		for !strings.Contains(string(s.err.text), part) {
+			if s.err.expired {
+				s.t.Errorf("no %q on stderr: %s", part, s.err.text)
+				return
+			}
+			s.err.more.Wait()
+		}
+	}
+}
+
 // output is what a program wrote.
 type output struct {
 	mu      sync.Mutex
@@ -556,7 +576,7 @@ func TestReloadCuts(t *testing.T) {
 				t.Errorf("%+v: %d ends of %d", c, n, allowed)
 			}
 		}
-		wants(t, s.err.String(), "appfw: denied tcp other.example:7: no rule allows it (to allow: --allow other.example:7)",
+		s.says("appfw: denied tcp other.example:7: no rule allows it (to allow: --allow other.example:7)",
 			"appfw: denied udp other.example:7: no rule allows it", "appfw: denied tcp example.com:8443: no rule allows it", "appfw: denied tcp example.com:80: no rule allows it")
 	})
 }

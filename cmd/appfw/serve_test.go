@@ -83,7 +83,7 @@ func TestServe(t *testing.T) {
 		if w.PacketsTo(w.other.Addr4(), unix.IPPROTO_TCP, 443) != 0 || w.Packets(w.other.Addr6()) != 0 || w.Zone().Asked("other.example") {
 			t.Error("packets were sent for what is denied")
 		}
-		wants(t, s.err.String(), "appfw: denied tcp other.example:443: no rule allows it (to allow: --allow other.example:443)\n",
+		s.says("appfw: denied tcp other.example:443: no rule allows it (to allow: --allow other.example:443)\n",
 			"appfw: denied tcp 11.22.0.10:443: no rule allows it (to allow: --allow 11.22.0.10:443)\n")
 		wants(t, w.curl("-x", "http://127.0.0.1:1080", "http://other.example/").stdout,
 			"appfw: denied tcp other.example:80: no rule allows it (to allow: --allow other.example:80)\n")
@@ -135,7 +135,7 @@ func TestServeHost(t *testing.T) {
 		if n := reached.Load(); n != 0 {
 			t.Errorf("the loopback was reached %d times", n)
 		}
-		wants(t, s.err.String(), "it is a port of appfw's own")
+		s.says("it is a port of appfw's own")
 		s.stop()
 		s = w.serve("--listen", "127.0.0.1:1080", "--allow", "localhost:8080")
 		for _, host := range []string{"127.0.0.1", "localhost"} {
@@ -229,7 +229,7 @@ func TestServeUsers(t *testing.T) {
 			t.Error("packets were sent for nobody")
 		}
 		wants(t, w.curl("-i", "-x", "http://"+at, "http://example.com/").stdout, "407 Proxy Authentication Required", `Proxy-Authenticate: Basic realm="appfw"`)
-		wants(t, s.err.String(), "appfw: denied client "+w.Addr4().String()+": the user and the password are nobody's\n")
+		s.says("appfw: denied client " + w.Addr4().String() + ": the user and the password are nobody's\n")
 
 		// A user who is gone has to go, and one who comes may come.
 		w.example.ServeTCP(7, func(c net.Conn) { _, _ = io.Copy(c, c) })
@@ -283,7 +283,7 @@ func TestServeFrom(t *testing.T) {
 				t.Errorf("%s: %q %v", conn.LocalAddr(), answer[:n], err)
 			}
 		}
-		wants(t, s.err.String(), "appfw: denied tcp from 11.22.8.8 to port 1080: no rule allows it (to allow: --allow-from 11.22.8.8:1080)\n")
+		s.says("appfw: denied tcp from 11.22.8.8 to port 1080: no rule allows it (to allow: --allow-from 11.22.8.8:1080)\n")
 		s.stop()
 	})
 }

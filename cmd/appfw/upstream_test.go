@@ -240,7 +240,7 @@ func TestUpstreamDown(t *testing.T) {
 			p.indirect()
 		}
 		down()
-		wants(t, s.err.String(), "appfw: denied tcp example.com:80: the upstream failed: socks5h://11.22.0.60:1080: connect: connection refused\n")
+		s.says("appfw: denied tcp example.com:80: the upstream failed: socks5h://11.22.0.60:1080: connect: connection refused\n")
 		for range 2 {
 			proxy := p.start(viaSocks)
 			wants(t, s.ok("curl -sS http://example.com"), "hello from example.com")
@@ -446,7 +446,7 @@ func TestUpstreamReload(t *testing.T) {
 			if out := s.ask(fmt.Sprintf("hear %d", i+1)); out != "ECONNRESET" {
 				t.Errorf("after %q: %s", lines, out)
 			}
-			wants(t, s.err.String(), "the policy has changed, and it would go out another way now")
+			s.says("the policy has changed, and it would go out another way now")
 			before := at([]uint16{8080, 1081}[i])
 			talk(fmt.Sprint(i + 2))
 			if at([]uint16{8080, 1081}[i]) == before {
