@@ -144,7 +144,7 @@ func ask(conn net.Conn, request, answer []byte) error {
 
 // appendAddress appends an address type, the address and the port.
 func appendAddress(b []byte, host string, port uint16) []byte {
-	if a, err := netip.ParseAddr(host); err == nil {
+	if a, err := netip.ParseAddr(host); err == nil && a.Zone() == "" {
 		b = append(b, map[bool]byte{true: addressIPv4, false: addressIPv6}[a.Is4()])
 		b = append(b, a.AsSlice()...)
 	} else {
