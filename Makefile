@@ -6,6 +6,8 @@ export CGO_ENABLED ?= 0
 PACKAGES = bash busybox-static ca-certificates curl dante-server dnsutils gcc git gnutls-bin iproute2 iputils-ping libc6-dev \
 	libcurl3-gnutls libcurl3-nss libgit2-1.5 musl-tools ncat nftables nginx-light ngtcp2-client nodejs \
 	microsocks openssh-client openssh-server openssl proxychains4 python3 systemd-container tinyproxy tor torsocks wget
+# Other packages of Node.js than Debian's bring it along.
+PACKAGES += $(if $(shell command -v npm),,npm)
 # And of those that appfw is measured beside.
 PEERS = dnsmasq-base dnsperf passt slirp4netns uidmap unbound
 

@@ -1,7 +1,13 @@
 package main
 
 import (
+	"archive/tar"
 	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha512"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -16,6 +22,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/things-go/go-socks5/statute"
 	xproxy "golang.org/x/net/proxy"
@@ -557,3 +564,57 @@ func TestExplicitUDP(t *testing.T) {
 		}
 	})
 }
+
+// npm fetches a package and its tarball by the explicit proxy, in a run and alone.
+func TestExplicitNpm(t *testing.T) {
+	both(t, func(w *world) {
+		var archive bytes.Buffer
+		zipped := gzip.NewWriter(&archive)
+		files := tar.NewWriter(zipped)
+		const manifest = `{"name":"hello","version":"1.0.0"}`
+		if err := errors.Join(
+			files.WriteHeader(&tar.Header{Name: "package/package.json", Mode: 0o644, Size: int64(len(manifest))}),
+			second(files.Write([]byte(manifest))), files.Close(), zipped.Close(),
+		); err != nil {
+			w.t.Fatal(err)
+		}
+		sum := sha512.Sum512(archive.Bytes())
+		registry := w.Host("11.22.0.33").Name("registry.example")
+		registry.ServeHTTPS(443, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			switch r.URL.Path {
+			case "/hello":
+				fmt.Fprintf(rw, `{"name":"hello","dist-tags":{"latest":"1.0.0"},"versions":{"1.0.0":{"name":"hello","version":"1.0.0",
+					"dist":{"tarball":"https://registry.example/hello.tgz","integrity":"sha512-%s"}}}}`, base64.StdEncoding.EncodeToString(sum[:]))
+			case "/hello.tgz":
+				_, _ = rw.Write(archive.Bytes())
+			default:
+				http.NotFound(rw, r)
+			}
+		}), "registry.example")
+		install := []string{"npm", "install", "hello", "--prefix", w.user.Home, "--registry", "https://registry.example/", "--cafile", w.CAFile(),
+			"--fetch-retries", "0", "--no-audit", "--no-fund", "--no-update-notifier"}
+
+		denied := w.run(append([]string{"--allow", "example.com", "--proxy-env", "--"}, install...)...)
+		if denied.code == 0 {
+			t.Errorf("it is installed: %s", denied.stdout)
+		}
+		wants(t, denied.stderr, "appfw: denied tcp registry.example:443: no rule allows it (to allow: --allow registry.example:443)", "403")
+		w.untouched(registry)
+		w.ok(w.run(append([]string{"--allow", "registry.example", "--proxy-env", "--"}, install...)...))
+
+		log := w.user.Home + "/log.json"
+		s := w.serve("--listen", "127.0.0.1:1080", "--allow", "registry.example", "--log", log)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		alone := w.Command(ctx, w.user, install[0], append(install[1:], "--https-proxy", "http://127.0.0.1:1080", "--force", "--prefer-online")...)
+		w.ok(w.finish(alone))
+		if b := mustRead(t, w.user.Home+"/node_modules/hello/package.json"); string(b) != manifest {
+			t.Errorf("it has %s", b)
+		}
+		s.stop()
+		wants(t, string(mustRead(t, log)), `"verdict":"allow","direction":"out","proto":"tcp","addr":"11.22.0.33","port":443,"name":"registry.example","client":"127.0.0.1:`)
+	})
+}
+
+// second is the error of two results.
+func second(_ int, err error) error { return err }
