@@ -227,12 +227,21 @@ Restart=no
 		return w.ok(m.run("systemctl", "show", "--value", "--property=MainPID", unit))
 	}
 
-	// It crashes, and both are started again.
-	web, gateway := main("web"), main("appfw-netns@web")
-	w.ok(m.run("systemctl", "kill", "--signal=KILL", "appfw-netns@web"))
-	m.until(func() bool { now := main("appfw-netns@web"); return now != gateway && now != "0\n" })
+	// It crashes, hangs, and is started again. The service goes on.
+	web := main("web")
+	for _, signal := range []string{"KILL", "SEGV", "ABRT"} {
+		gateway := main("appfw-netns@web")
+		w.ok(m.run("systemctl", "kill", "--signal="+signal, "appfw-netns@web"))
+		m.until(func() bool { now := main("appfw-netns@web"); return now != gateway && now != "0\n" })
+		m.until(func() bool { return serves(near) })
+		w.ok(m.run("systemctl", "start", "fetch"))
+		if now := main("web"); now != web {
+			t.Errorf("after %s of appfw, the service runs as %q, not as %q", signal, now, web)
+		}
+	}
+	// Restarted, it takes the service along.
+	w.ok(m.run("systemctl", "restart", "appfw-netns@web"))
 	m.until(func() bool { return serves(near) })
-	w.ok(m.run("systemctl", "start", "fetch"))
 	if now := main("web"); now == web || now == "0\n" {
 		t.Errorf("the service was not started again: %s", now)
 	}

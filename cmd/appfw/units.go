@@ -77,8 +77,9 @@ func newSystemdNetns() *cobra.Command {
 		Use:   "netns UNIT --policy FILE",
 		Short: "Let a service run in a network namespace of appfw's",
 		Long: `Have UNIT run in a network namespace that appfw serves under the policy; it need
-not know. It writes a drop-in for UNIT, and appfw-netns@NAME.service. Several
-units may share a namespace (--name). UNIT itself is not restarted.`,
+not know. It writes a drop-in for UNIT, and appfw-netns@NAME.service with a target
+that starts it again. Several units may share a namespace (--name). UNIT itself is
+not restarted.`,
 		Example: `  appfw systemd netns nginx.service --policy /etc/appfw/nginx.policy --publish 0.0.0.0:80:80
   appfw systemd netns nginx.service --remove`,
 		Args:                  oneUnit,
@@ -319,6 +320,9 @@ func (f *unitFlags) undo(unit string) error {
 	return removeUnits(units)
 }
 
+// unitKinds are the kinds of appfw's units, in the order in which they are stopped.
+var unitKinds = []string{".socket", ".target", ".service"}
+
 // unitsOf are the files of appfw's units that a drop-in with the text speaks of, and
 // no other one.
 func (f *unitFlags) unitsOf(dropIn string, text []byte) (files []string) {
@@ -334,7 +338,8 @@ func (f *unitFlags) unitsOf(dropIn string, text []byte) (files []string) {
 	}
 	for _, name := range appfwUnits.FindAllString(string(text), -1) {
 		base := instance(strings.TrimSuffix(name, ".socket"))
-		for _, path := range []string{filepath.Join(f.directory, base+".socket"), filepath.Join(f.directory, base+".service")} {
+		for _, kind := range unitKinds {
+			path := filepath.Join(f.directory, base+kind)
 			b, err := os.ReadFile(path)
 			if err == nil && bytes.HasPrefix(b, []byte(unitMark)) && !used[base] && !slices.Contains(files, path) {
 				files = append(files, path)
@@ -573,14 +578,14 @@ func (f *unitFlags) netnsUnits(unit string) ([]outputFile, error) {
 Description=Network namespace {{.Namespace}} of appfw
 Documentation=man:ip-netns(8)
 After=network.target
+Wants={{.Name}}.target
+StartLimitIntervalSec=0
 
 [Service]
 # It makes mounts that others are to see, so it has no view of its own.
 Type=notify
 ExecStart={{.Start}}
 ExecReload=/bin/kill -HUP $MAINPID
-Restart=on-failure
-RestartSec=100ms
 WatchdogSec=30
 CapabilityBoundingSet=CAP_SYS_ADMIN CAP_NET_ADMIN CAP_NET_RAW CAP_NET_BIND_SERVICE CAP_DAC_READ_SEARCH
 LockPersonality=yes
@@ -593,6 +598,14 @@ RestrictSUIDSGID=yes
 SystemCallArchitectures=native
 SystemCallErrorNumber=EPERM
 SystemCallFilter=@system-service @mount setns
+`}, {filepath.Join(f.directory, name+".target"), `
+[Unit]
+Description=Network namespace {{.Namespace}} of appfw stays served
+Requires={{.Name}}.service
+After={{.Name}}.service
+# It starts appfw again after a crash. Restart= would restart what runs in the
+# namespace, too, which so notices no more than a pause.
+Upholds={{.Name}}.service
 `}, {filepath.Join(f.directory, unit+".d", dropInName), `
 [Unit]
 Requires={{.Name}}.service
@@ -607,7 +620,7 @@ CapabilityBoundingSet=~CAP_SYS_ADMIN CAP_SYS_PTRACE CAP_NET_ADMIN
 `},
 	})
 	if err == nil && (joins || f.policy == "") {
-		files = files[1:] // the service is as it was
+		files = files[len(files)-1:] // the service is as it was
 	}
 	return files, err
 }

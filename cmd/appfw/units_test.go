@@ -62,14 +62,14 @@ func TestUnits(t *testing.T) {
 		t.Error("who joins changes how it is served")
 	}
 	w.ok(systemd("netns", "a", "--remove"))
-	same("a.service", "a.service.d/mine.conf", "appfw-netns@shared.service", "b@.service", "b@x.service.d/50-appfw.conf")
+	same("a.service", "a.service.d/mine.conf", "appfw-netns@shared.service", "appfw-netns@shared.target", "b@.service", "b@x.service.d/50-appfw.conf")
 	w.ok(systemd("netns", "b@x", "--remove"))
 	same(untouched...)
 
 	// From one way to the other, nothing of the first is left.
 	w.ok(systemd("proxy", "a", "--policy", policy))
 	wants(t, w.ok(systemd("netns", "a", "--policy", policy)), "removed "+dir+"/appfw-serve@a.socket\n")
-	same("a.service", "a.service.d/50-appfw.conf", "a.service.d/mine.conf", "appfw-netns@a.service", "b@.service")
+	same("a.service", "a.service.d/50-appfw.conf", "a.service.d/mine.conf", "appfw-netns@a.service", "appfw-netns@a.target", "b@.service")
 	w.ok(systemd("netns", "a", "--remove"))
 	same(untouched...)
 
