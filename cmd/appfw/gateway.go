@@ -95,23 +95,7 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 	app = g.app
 	p := rules.proxy
 
-	var serving sync.WaitGroup
-	failed := make(chan error, 3+len(ports))
-	serve := func(what string, run func() error) {
-		serving.Go(func() {
-			if err := run(); err != nil && ctx.Err() == nil {
-				failed <- fmt.Errorf("%s: %w", what, err)
-			}
-		})
-	}
-	serve("resolver", func() error { return p.Guard.Serve(ctx, g.tcp53, g.udp53) })
-	serve("gateway", func() error { return p.Serve(ctx, g.gate) })
-	serve("loopback", func() error { return p.Serve(ctx, g.loopback) })
-
-	for _, port := range ports {
-		serve("publish", func() error { return p.Publish(ctx, port, proxy.Inward{Veth: g.gate, Loopback: g.loopback}) })
-	}
-
+	serving, failed := g.serve(ctx, p, ports)
 	watch := newAppSignals()
 	pid, err := g.app.Start(netns.Command{
 		Args: args, Env: appEnv(flags.proxyEnv), Dir: dir,
