@@ -3,6 +3,7 @@ package dnsguard
 import (
 	"container/list"
 	"fmt"
+	"hash/maphash"
 	"net/netip"
 	"strings"
 	"sync"
@@ -181,8 +182,17 @@ func (e *entry) size() int {
 	return n
 }
 
-// cache keeps the entries used last.
+// cache keeps the entries used last. It is divided, so that questions for one name
+// seldom wait for those for another.
 type cache struct {
+	seed   maphash.Seed
+	shards [shards]shard
+}
+
+const shards = 16
+
+// shard is a part of the cache, of some names.
+type shard struct {
 	mu      sync.Mutex
 	entries map[key]*list.Element // of *cached
 	used    *list.List            // the one used last in front
@@ -190,35 +200,56 @@ type cache struct {
 }
 
 type cached struct {
-	key   key
-	entry *entry
-	size  int
-	hits  int
-	hot   bool // it was asked for ahead of its end
+	key    key
+	entry  *entry
+	size   int
+	packed [2]*packed // ready to be sent: to who speaks no EDNS, and to who does
+	hits   int
+	hot    bool // it was asked for ahead of its end
 }
 
-func newCache() *cache { return &cache{entries: make(map[key]*list.Element), used: list.New()} }
+func newCache() *cache {
+	c := &cache{seed: maphash.MakeSeed()}
+	for i := range c.shards {
+		c.shards[i] = shard{entries: make(map[key]*list.Element), used: list.New()}
+	}
+	return c
+}
+
+// of is the shard of a name, locked.
+func (c *cache) of(name policy.Name) *shard {
+	s := &c.shards[maphash.String(c.seed, string(name))%shards]
+	s.mu.Lock()
+	return s
+}
 
 // get returns the entry if it is there; it may be out of date by staleLife. hot
 // is true once for an entry that is to be asked for again before its end.
 func (c *cache) get(k key, rules *policy.Policy, now time.Time) (e *entry, hot bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	el := c.entries[k]
+	s := c.of(k.name)
+	defer s.mu.Unlock()
+	el := s.entries[k]
 	if el == nil {
 		return nil, false
 	}
 	x := el.Value.(*cached)
 	if x.entry.rules != rules || !now.Before(x.entry.staleEnd) {
-		c.remove(el)
+		s.remove(el)
 		return nil, false
 	}
-	c.used.MoveToFront(el)
+	return x.entry, s.use(el, now)
+}
+
+// use records that an entry is asked for; true once for one that is to be asked
+// for again before its end.
+func (s *shard) use(el *list.Element, now time.Time) (hot bool) {
+	s.used.MoveToFront(el)
+	x := el.Value.(*cached)
 	x.hits++
 	if left := x.entry.expires.Sub(now); left > 0 && left < x.entry.life()/10 && x.hits >= prefetchHits && !x.hot && !x.entry.revived {
 		x.hot, hot = true, true
 	}
-	return x.entry, hot
+	return hot
 }
 
 // put keeps an entry, unless it is not to be kept at all.
@@ -226,15 +257,21 @@ func (c *cache) put(k key, e *entry) {
 	if !e.fresh(e.stored) {
 		return
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if el := c.entries[k]; el != nil {
-		c.remove(el)
+	s := c.of(k.name)
+	defer s.mu.Unlock()
+	if el := s.entries[k]; el != nil {
+		s.remove(el)
 	}
 	x := &cached{key: k, entry: e, size: e.size()}
-	c.entries[k] = c.used.PushFront(x)
-	for c.size += x.size; c.size > maxCache; {
-		c.remove(c.used.Back())
+	s.entries[k] = s.used.PushFront(x)
+	s.size += x.size
+	s.trim()
+}
+
+// trim forgets what was used longest ago while there is too much.
+func (s *shard) trim() {
+	for s.size > maxCache/shards {
+		s.remove(s.used.Back())
 	}
 }
 
@@ -242,17 +279,18 @@ func (c *cache) put(k key, e *entry) {
 func (c *cache) revive(k key, old *entry, now time.Time) *entry {
 	e := *old
 	e.stored, e.expires, e.revived = now, now.Add(staleTTL*time.Second), true
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if el := c.entries[k]; el != nil && el.Value.(*cached).entry == old {
-		el.Value.(*cached).entry = &e
+	s := c.of(k.name)
+	defer s.mu.Unlock()
+	if el := s.entries[k]; el != nil && el.Value.(*cached).entry == old {
+		x := el.Value.(*cached)
+		x.entry, x.packed = &e, [2]*packed{}
 	}
 	return &e
 }
 
-func (c *cache) remove(el *list.Element) {
+func (s *shard) remove(el *list.Element) {
 	x := el.Value.(*cached)
-	c.size -= x.size
-	delete(c.entries, x.key)
-	c.used.Remove(el)
+	s.size -= x.size
+	delete(s.entries, x.key)
+	s.used.Remove(el)
 }

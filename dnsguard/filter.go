@@ -43,9 +43,9 @@ func (e *entry) filter(name policy.Name) {
 		if v.Allow && len(e.addrs) == maxAddrs {
 			return false
 		}
-		if v.Allow {
+		if v.Allow && !slices.Contains(e.addrs, a) {
 			e.addrs = append(e.addrs, a)
-		} else if e.denied == nil {
+		} else if !v.Allow && e.denied == nil {
 			e.denied = &denial{v, false}
 		}
 		return v.Allow

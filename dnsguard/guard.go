@@ -84,14 +84,18 @@ func New(c Config) *Guard {
 // is a response itself. ctx is that of the service, not of who asks: others may
 // wait for the same answer.
 func (g *Guard) Answer(ctx context.Context, q *dns.Msg) *dns.Msg {
+	m, _ := g.query(ctx, q)
+	return m
+}
+
+func (g *Guard) query(ctx context.Context, q *dns.Msg) (*dns.Msg, found) {
 	if q.Response {
-		return nil
+		return nil, found{}
 	}
 	if m := malformed(q); m != nil {
-		return m
+		return m, found{}
 	}
-	m, _ := g.answer(ctx, q)
-	return m
+	return g.answer(ctx, q)
 }
 
 // found is what an answer says, or why it says nothing.
@@ -99,6 +103,11 @@ type found struct {
 	addrs   []netip.Addr
 	aliases []policy.Name
 	err     error // a *DeniedError if the policy denies it
+
+	// Of an answer that the cache may have:
+	entry  *entry
+	pinned pinned
+	log    Question
 }
 
 // DeniedError says that a name is not for who asks.
@@ -209,6 +218,7 @@ func (g *Guard) answer(ctx context.Context, q *dns.Msg) (*dns.Msg, found) {
 		return deny(dns.RcodeNameError, policy.Verdict{Reason: err.Error()})
 	}
 	var e *entry
+	kept := false // the cache may have it
 	switch addrs := g.Hosts()[name]; {
 	case addrs != nil && (question.Qtype == dns.TypeA || question.Qtype == dns.TypeAAAA):
 		e = hostsEntry(question, addrs, g.Now())
@@ -243,6 +253,7 @@ func (g *Guard) answer(ctx context.Context, q *dns.Msg) (*dns.Msg, found) {
 			}
 			return failure(q, dns.RcodeServerFailure, dns.ExtendedErrorCodeNetworkError, "appfw: the resolvers failed"), found{err: err}
 		}
+		kept = true
 	}
 	switch {
 	case e.denied != nil && e.denied.alias:
@@ -253,9 +264,12 @@ func (g *Guard) answer(ctx context.Context, q *dns.Msg) (*dns.Msg, found) {
 	// Pinned before the answer leaves, so that the app cannot be faster.
 	m := e.answer(q, g.Now())
 	log.Addrs = e.addrs
-	g.Pins.Give(name, e.aliases, e.addrs, e.life(), g.Now())
+	pins := g.Pins.give(name, e.aliases, e.addrs, e.life(), g.Now())
 	g.Log(log)
 	f := found{addrs: e.addrs, aliases: e.aliases}
+	if kept {
+		f.entry, f.pinned, f.log = e, pins, log
+	}
 	if e.rcode == dns.RcodeNameError {
 		f.err = errNoName
 	}

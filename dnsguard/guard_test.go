@@ -265,8 +265,11 @@ func TestCacheAgesAndKeepsCase(t *testing.T) {
 	for i := range 2 * maxCache / (&entry{}).size() {
 		f.cache.put(key{policy.Name(fmt.Sprint("n", i)), 1, false}, &entry{stored: f.now, expires: f.now.Add(time.Minute)})
 	}
-	if n := len(f.cache.entries); n != maxCache/(&entry{}).size() || f.cache.used.Len() != n || f.cache.size > maxCache {
-		t.Errorf("%d entries of %d bytes", n, f.cache.size)
+	for i := range f.cache.shards {
+		s := &f.cache.shards[i]
+		if n := len(s.entries); n != maxCache/shards/(&entry{}).size() || s.used.Len() != n || s.size > maxCache/shards {
+			t.Errorf("%d entries of %d bytes", n, s.size)
+		}
 	}
 }
 

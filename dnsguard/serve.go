@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"sync"
 
 	"github.com/miekg/dns"
 	"golang.org/x/net/netutil"
+	"golang.org/x/sys/unix"
+
+	"appfw/netns/mmsg"
 )
 
 // maxConns bounds the app's TCP connections to the resolver, a listener.
@@ -21,10 +25,7 @@ func (g *Guard) Serve(ctx context.Context, tcp []net.Listener, udp []*net.UDPCon
 	for _, l := range tcp {
 		servers = append(servers, &dns.Server{Listener: netutil.LimitListener(l, maxConns), Handler: handler, MaxTCPQueries: -1}) // any number
 	}
-	for _, c := range udp {
-		servers = append(servers, &dns.Server{PacketConn: c, Handler: handler, UDPSize: dns.MaxMsgSize})
-	}
-	errs := make([]error, len(servers))
+	errs := make([]error, len(servers)+len(udp))
 	var running, started sync.WaitGroup
 	for i, s := range servers {
 		started.Add(1)
@@ -36,13 +37,90 @@ func (g *Guard) Serve(ctx context.Context, tcp []net.Listener, udp []*net.UDPCon
 			s.NotifyStartedFunc() // in case it failed before
 		})
 	}
+	for i, c := range udp {
+		running.Go(func() {
+			if err := g.servePackets(ctx, c); ctx.Err() == nil {
+				errs[len(servers)+i] = err
+			}
+		})
+	}
 	<-ctx.Done()
 	started.Wait() // Shutdown refuses servers that have not started
 	for _, s := range servers {
 		_ = s.Shutdown() // that it runs no longer is no failure
 	}
+	for _, c := range udp {
+		c.Close()
+	}
 	running.Wait()
 	return errors.Join(errs...)
+}
+
+const (
+	// batch is how many datagrams are taken in at once.
+	batch = 32
+	// maxQuery is how large a query over UDP may be: there are none so large.
+	maxQuery = 4096
+	// maxSlow bounds the datagrams that are being answered in other ways than from
+	// the cache. More wait in the socket.
+	maxSlow = 2 * maxInFlight
+)
+
+// servePackets answers datagrams until the socket is closed: what is ready in the
+// cache at once, and all else when it is there.
+func (g *Guard) servePackets(ctx context.Context, conn *net.UDPConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	control := func(fd uintptr) { failed = mmsg.ReceiveTo(int(fd)) }
+	if err := errors.Join(raw.Control(control), failed); err != nil {
+		return err
+	}
+	in := mmsg.NewBatch(batch, maxQuery)
+	slots := make(chan struct{}, maxSlow)
+	var n int
+	receive := func(fd uintptr) bool {
+		n, failed = in.Receive(int(fd))
+		return failed != unix.EAGAIN
+	}
+	send := func(fd uintptr) { in.Send(int(fd)) }
+	answers := make([]byte, 0, batch*maxUDPAnswer)
+	var slow sync.WaitGroup
+	defer slow.Wait()
+	for {
+		if err := raw.Read(receive); err != nil {
+			return err
+		}
+		if failed == unix.ENOMEM || failed == unix.ENOBUFS {
+			continue
+		}
+		if failed != nil {
+			return failed
+		}
+		answers = answers[:0]
+		for i := range n {
+			query, _ := in.Datagram(i)
+			start := len(answers)
+			var ready bool
+			if answers, ready = g.ready(ctx, query, answers); ready {
+				in.Reply(i, answers[start:])
+				continue
+			}
+			query, from := slices.Clone(query), in.Origin(i)
+			slots <- struct{}{}
+			slow.Go(func() {
+				defer func() { <-slots }()
+				if answer := g.AnswerPacket(ctx, query); answer != nil {
+					_, _, _ = conn.WriteMsgUDPAddrPort(answer, from.Control, from.Addr) // an app that left is no failure
+				}
+			})
+		}
+		if err := raw.Control(send); err != nil {
+			return err
+		}
+	}
 }
 
 func (g *Guard) serveDNS(ctx context.Context, w dns.ResponseWriter, q *dns.Msg) {
@@ -50,11 +128,7 @@ func (g *Guard) serveDNS(ctx context.Context, w dns.ResponseWriter, q *dns.Msg) 
 	if m == nil {
 		return
 	}
-	if _, isUDP := w.LocalAddr().(*net.UDPAddr); isUDP {
-		truncate(m, q)
-	} else {
-		m.Truncate(dns.MaxMsgSize) // compressed, it is what upstream could send
-	}
+	m.Truncate(dns.MaxMsgSize) // compressed, it is what upstream could send
 	packed, err := m.Pack()
 	if err != nil {
 		packed, _ = failure(q, dns.RcodeServerFailure, 0, "").Pack()
@@ -73,9 +147,12 @@ func (g *Guard) AnswerPacket(ctx context.Context, packet []byte) []byte {
 		packed, _ := failure(q, dns.RcodeFormatError, 0, "").Pack()
 		return packed
 	}
-	m := g.Answer(ctx, q)
+	m, f := g.query(ctx, q)
 	if m == nil {
 		return nil
+	}
+	if f.entry != nil {
+		g.cache.keepReady(q, f)
 	}
 	truncate(m, q)
 	packed, err := m.Pack()
@@ -89,7 +166,7 @@ func (g *Guard) AnswerPacket(ctx context.Context, packet []byte) []byte {
 func truncate(m, q *dns.Msg) {
 	size := dns.MinMsgSize
 	if opt := q.IsEdns0(); opt != nil {
-		size = min(max(size, int(opt.UDPSize())), 4096)
+		size = answerSize(opt.UDPSize())
 	}
 	m.Compress = true
 	if opt := m.IsEdns0(); opt != nil && m.Len() > size {

@@ -1,0 +1,163 @@
+// Package mmsg receives and sends many datagrams by one system call (recvmmsg(2),
+// sendmmsg(2)).
+package mmsg
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// message is struct mmsghdr of the kernel (recvmmsg(2)).
+type message struct {
+	unix.Msghdr
+	size uint32
+}
+
+// Batch is room for datagrams, with the addresses of their other ends and their
+// control messages (cmsg(3)). It is for one goroutine at a time.
+type Batch struct {
+	messages []message
+	vectors  []unix.Iovec
+	names    []unix.RawSockaddrInet6 // it has room for IPv4, too
+	controls []byte
+	buffers  []byte
+	size     int // of one buffer
+
+	replies []message // of those that are to be sent
+	answers []unix.Iovec
+}
+
+// controlSize has room for an IP_PKTINFO or IPV6_PKTINFO.
+const controlSize = 64
+
+// NewBatch makes room for n datagrams of the given size in bytes.
+func NewBatch(n, size int) *Batch {
+	b := &Batch{
+		messages: make([]message, n), vectors: make([]unix.Iovec, n), names: make([]unix.RawSockaddrInet6, n),
+		controls: make([]byte, n*controlSize), buffers: make([]byte, n*size), size: size,
+		replies: make([]message, 0, n), answers: make([]unix.Iovec, n),
+	}
+	for i := range b.messages {
+		b.vectors[i] = unix.Iovec{Base: &b.buffers[i*size], Len: uint64(size)}
+		b.messages[i].Name = (*byte)(unsafe.Pointer(&b.names[i]))
+		b.messages[i].Iov = &b.vectors[i]
+		b.messages[i].Iovlen = 1
+		b.messages[i].Control = &b.controls[i*controlSize]
+	}
+	return b
+}
+
+// ReceiveTo has a socket say with each datagram to which address it was sent.
+func ReceiveTo(fd int) error {
+	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err != nil {
+		return err
+	}
+	if domain == unix.AF_INET6 {
+		return unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1)
+	}
+	return unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_PKTINFO, 1)
+}
+
+// Receive receives the datagrams that are there, at most as many as there is room
+// for, and returns their number. It is EAGAIN if there is none.
+func (b *Batch) Receive(fd int) (n int, err error) {
+	for i := range b.messages {
+		m := &b.messages[i]
+		m.Namelen, m.Controllen, m.Flags = uint32(unsafe.Sizeof(b.names[i])), controlSize, 0
+	}
+	for {
+		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.messages[0])), uintptr(len(b.messages)), unix.MSG_DONTWAIT, 0, 0)
+		if errno == 0 {
+			return int(n), nil
+		}
+		if errno != unix.EINTR {
+			return 0, errno
+		}
+	}
+}
+
+// Datagram is the i-th of those that were received; whole is false if it was larger
+// than there is room for.
+func (b *Batch) Datagram(i int) (data []byte, whole bool) {
+	m := &b.messages[i]
+	return b.buffers[i*b.size : i*b.size+int(m.size)], m.Flags&unix.MSG_TRUNC == 0
+}
+
+// Reply has [Batch.Send] send data to where the i-th datagram came from. If the
+// socket says to which address that was sent ([ReceiveTo]), the reply comes from
+// there.
+func (b *Batch) Reply(i int, data []byte) {
+	n := len(b.replies)
+	b.answers[n] = unix.Iovec{Base: &data[0], Len: uint64(len(data))}
+	m := b.messages[i].Msghdr
+	m.Iov = &b.answers[n]
+	turn(b.control(i))
+	b.replies = append(b.replies, message{Msghdr: m})
+}
+
+// Origin is where a datagram came from, for a reply later than the batch.
+type Origin struct {
+	Addr    netip.AddrPort
+	Control []byte // sent with the reply, it has that come from where the datagram was sent to
+}
+
+// Origin is where the i-th datagram came from.
+func (b *Batch) Origin(i int) Origin {
+	o := Origin{Control: slices.Clone(b.control(i))}
+	turn(o.Control)
+	name := &b.names[i]
+	port := binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&name.Port))[:])
+	if name.Family == unix.AF_INET {
+		addr := (*unix.RawSockaddrInet4)(unsafe.Pointer(name)).Addr
+		o.Addr = netip.AddrPortFrom(netip.AddrFrom4(addr), port)
+		return o
+	}
+	addr := netip.AddrFrom16(name.Addr)
+	if name.Scope_id != 0 {
+		addr = addr.WithZone(strconv.Itoa(int(name.Scope_id)))
+	}
+	o.Addr = netip.AddrPortFrom(addr, port)
+	return o
+}
+
+func (b *Batch) control(i int) []byte {
+	return b.controls[i*controlSize:][:b.messages[i].Controllen]
+}
+
+// turn makes of control messages that say to which address a datagram was sent those
+// that say from which its answer is to be sent. The way back is the routes' to say.
+func turn(control []byte) {
+	if len(control) < unix.SizeofCmsghdr {
+		return
+	}
+	data := control[unix.CmsgLen(0):]
+	switch len(data) {
+	case unix.CmsgSpace(unix.SizeofInet4Pktinfo) - unix.CmsgLen(0): // struct in_pktinfo: interface, source, destination
+		binary.NativeEndian.PutUint32(data, 0)
+		copy(data[4:8], data[8:12])
+	case unix.CmsgSpace(unix.SizeofInet6Pktinfo) - unix.CmsgLen(0): // struct in6_pktinfo: address, interface
+		binary.NativeEndian.PutUint32(data[16:], 0)
+	}
+}
+
+// Send sends the replies. One that cannot be sent is left out: datagrams may be lost.
+func (b *Batch) Send(fd int) {
+	for left := b.replies; len(left) > 0; {
+		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&left[0])), uintptr(len(left)), unix.MSG_DONTWAIT, 0, 0)
+		switch {
+		case errno == unix.EINTR:
+		case errno != 0:
+			left = left[1:]
+		default:
+			left = left[n:]
+		}
+	}
+	clear(b.answers[:len(b.replies)]) // keep nobody's data
+	b.replies = b.replies[:0]
+}
