@@ -35,6 +35,10 @@ func (w *world) visitorsPage() string {
 // get asks for a page of the host's, as a server of the internet, or as the host
 // itself if that is nil.
 func (w *world) get(from *internet.Host, at string) (page string, err error) {
+	return w.getPath(from, at, "/")
+}
+
+func (w *world) getPath(from *internet.Host, at, path string) (page string, err error) {
 	var conn net.Conn
 	if from == nil {
 		conn, err = w.DialFromHost("tcp", at)
@@ -46,7 +50,7 @@ func (w *world) get(from *internet.Host, at string) (page string, err error) {
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(patience))
-	if _, err := io.WriteString(conn, "GET / HTTP/1.0\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, "GET "+path+" HTTP/1.0\r\n\r\n"); err != nil {
 		return "", err
 	}
 	answer, err := io.ReadAll(conn)
