@@ -479,7 +479,8 @@ func (u *unit) policyText() (text string, notes []string, err error) {
 		"# Lists of slices that the unit is in (systemctl status shows them) are not followed.\n" +
 		"# Other than in systemd: ports 853, 5353 and 5355 open to rules with a port only;\n" +
 		"# multicast, broadcast and 0.0.0.0/8 are not carried; an IPv6 address that carries\n" +
-		"# an IPv4 address (NAT64, 6to4, Teredo, ISATAP) is denied where either of them is.\n"
+		"# an IPv4 address (NAT64, 6to4, Teredo, ISATAP) is denied where either of them is;\n" +
+		"# the host's own addresses open to rules that have them, and not by default allow.\n"
 	for _, n := range notes {
 		head += "# Not the same: " + n + "\n"
 	}
