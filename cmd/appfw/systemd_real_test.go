@@ -6,10 +6,12 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -197,4 +199,42 @@ func TestRealAddresses(t *testing.T) {
 		m.WriteFile("/etc/systemd/system/"+unit+"-again.service", start+exported)
 		enforces(unit + "-again")
 	}
+}
+
+// A unit's ALL_PROXY=socks://, which to curl is SOCKS4, leads it to appfw serve, also
+// under the policy that import makes of the unit; and there it is the way out.
+func TestImportedProxy(t *testing.T) {
+	both(t, func(w *world) {
+		unit := w.write("c.service", "[Service]\nEnvironment=ALL_PROXY=socks://127.0.0.1:9050\nIPAddressDeny=any\nIPAddressAllow=localhost\n")
+		imported := w.ok(w.appfw("systemd", "import", unit))
+		policy := w.write("c.policy", imported)
+		s := w.serve("--listen", "127.0.0.1:9050", "--allow", "example.com", "--allow", "11.22.0.30:80")
+		w.Host("11.22.0.30").ServeHTTP(80, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { fmt.Fprintln(rw, "hello by address") }))
+
+		socks := []string{"env", "ALL_PROXY=socks://127.0.0.1:9050", "curl", "-sS", "-m", "20"}
+		host := func(url string) result {
+			t.Helper()
+			return w.finish(w.Command(t.Context(), w.user, socks[0], append(socks[1:], url)...))
+		}
+		under := func(url string) result {
+			t.Helper()
+			return w.run(append(append([]string{"--policy", policy, "--"}, socks...), url)...)
+		}
+		for _, curl := range []func(url string) result{host, under} {
+			wants(t, w.ok(curl("http://11.22.0.30/")), "hello by address")
+			w.denied(curl("http://11.22.0.20/"), "curl: (97)")
+		}
+		s.says("appfw: denied tcp 11.22.0.20:80: no rule allows it")
+		w.denied(host("http://example.com/"), "curl: (97)") // SOCKS4 has the address that curl looked up, and no name
+		s.says("appfw: denied tcp 11.22.0.10:80: no rule allows it")
+		w.denied(w.run("--policy", policy, "--", "curl", "-sS", "http://11.22.0.30/"), "appfw: denied tcp 11.22.0.30:80: the rule deny 0.0.0.0/0")
+		w.untouched(w.other)
+
+		// Names as well, as the policy says that one does it.
+		named := w.write("named.policy", regexp.MustCompile(`(?m)^deny .*\n`).ReplaceAllString(imported, "")+"allow example.com\nallow other.example\n")
+		wants(t, w.ok(w.run("--policy", named, "--", "curl", "-sS", "https://example.com/")), "hello from example.com")
+		w.denied(w.run("--policy", named, "--", "curl", "-sS", "https://other.example/"), "curl: (7)")
+		s.says("appfw: denied tcp other.example:443: no rule allows it")
+		w.untouched(w.other)
+	})
 }
