@@ -289,7 +289,7 @@ func (g *Gate) send(p Packet, packet []byte) error {
 func (g *Gate) DialUDP(app, dst netip.AddrPort) (*net.UDPConn, error) {
 	var conn *net.UDPConn
 	err := g.ns.Do(func() error {
-		d := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(dst), Control: control(transparent, reuse)}
+		d := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(dst), Control: control(transparent, reuse, roomy)}
 		c, err := d.Dial("udp", app.String())
 		if err == nil {
 			conn = c.(*net.UDPConn)

@@ -84,3 +84,16 @@ func reno(fd int, _ bool) error {
 func reuse(fd int, _ bool) error {
 	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 }
+
+// udpRoom is how many bytes of datagrams may wait in a flow's socket: what comes
+// within a few milliseconds, in which others may have the processor.
+const udpRoom = 1 << 20
+
+// roomy has room for datagrams. Without root, there is as much as the system's
+// limit allows (net.core.rmem_max).
+func roomy(fd int, _ bool) error {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, udpRoom) != nil {
+		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, udpRoom)
+	}
+	return nil
+}

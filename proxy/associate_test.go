@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"appfw/netns/mmsg"
 )
 
 // What a SOCKS server answers to a request for an association.
@@ -86,7 +88,11 @@ func TestAssociation(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := &udpFlow{out: a.udp, by: a}
-	if err := f.send([]byte("ping")); err != nil {
+	if f.outbox, err = mmsg.NewOutbox(f.out); err != nil {
+		t.Fatal(err)
+	}
+	f.add([]byte("ping"))
+	if err := f.flush(); err != nil {
 		t.Fatal(err)
 	}
 	b := make([]byte, 100)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"appfw/dnsguard"
+	"appfw/netns/mmsg"
 	"appfw/policy"
 )
 
@@ -126,7 +127,18 @@ func (p *Proxy) resolve(ctx context.Context, d *decision, name policy.Name) ([]n
 }
 
 // dialUDP makes the socket by which a UDP flow goes out.
-func (p *Proxy) dialUDP(ctx context.Context, f *udpFlow) (err error) {
+func (p *Proxy) dialUDP(ctx context.Context, f *udpFlow) error {
+	err := p.reachUDP(ctx, f)
+	if err == nil {
+		if f.outbox, err = mmsg.NewOutbox(f.out); err != nil {
+			f.closeOut()
+		}
+	}
+	return err
+}
+
+// reachUDP makes the socket of dialUDP.
+func (p *Proxy) reachUDP(ctx context.Context, f *udpFlow) (err error) {
 	name, _ := p.synthetic(f.dst.Addr())
 	dst := f.dst
 	switch {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/net/ipv6"
 
 	"appfw/netns"
+	"appfw/netns/mmsg"
 	"appfw/policy"
 )
 
@@ -196,7 +197,10 @@ func (c *clients) open(v visit, write func([]byte, visit) (int, error)) *udpFlow
 	f.used.Store(c.Now().UnixNano())
 	w := c.in.ways(v.client, c.port.Port)[0]
 	var err error
-	if f.out, err = w.gate.DialUDP(w.to, w.from); err != nil {
+	if f.out, err = w.gate.DialUDP(w.to, w.from); err == nil {
+		f.outbox, err = mmsg.NewOutbox(f.out)
+	}
+	if err != nil {
 		c.unconnected(&d, err)
 		return nil
 	}
@@ -237,7 +241,9 @@ type visitor struct {
 	write func([]byte, visit) (int, error)
 }
 
-func (v *visitor) Write(b []byte) (int, error) { return v.write(b, v.visit) }
+func (v *visitor) deliver(datagrams [][]byte) error {
+	return eachWrite(datagrams, func(data []byte) (int, error) { return v.write(data, v.visit) })
+}
 
 // unreachable does nothing: the host's sockets send no ICMP errors.
 func (v *visitor) unreachable(netns.Unreachable) {}

@@ -87,13 +87,10 @@ func (in *intake) datagramsWait() bool {
 		return true
 	}
 	for _, f := range in.udp {
-		raw, err := f.app.(*gatedUDP).SyscallConn()
-		if err != nil {
-			continue
-		}
+		app := f.app.(*gatedUDP).inbox
 		waiting := 0
-		_ = raw.Control(func(fd uintptr) { waiting, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
-		if waiting > 0 {
+		_ = app.raw.Control(func(fd uintptr) { waiting, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+		if waiting > 0 || app.busy.Load() {
 			return true
 		}
 	}

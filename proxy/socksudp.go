@@ -288,8 +288,10 @@ type associatedUDP struct {
 	header []byte // says where they are from
 }
 
-func (a *associatedUDP) Write(data []byte) (int, error) {
-	return a.to.conn.WriteToUDPAddrPort(append(slices.Clip(a.header), data...), *a.to.from.Load())
+func (a *associatedUDP) deliver(datagrams [][]byte) error {
+	return eachWrite(datagrams, func(data []byte) (int, error) {
+		return a.to.conn.WriteToUDPAddrPort(append(slices.Clip(a.header), data...), *a.to.from.Load())
+	})
 }
 
 // unreachable does nothing: SOCKS has no way to say it.

@@ -8,12 +8,15 @@ import (
 	"net"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"appfw/netns"
+	"appfw/netns/mmsg"
 	"appfw/policy"
 )
 
@@ -38,6 +41,7 @@ type udpFlow struct {
 	app    udpApp
 	out    *net.UDPConn
 	by     *association // by which out leads to the destination; nil: directly
+	outbox *mmsg.Outbox // of out
 	hellos quicHellos   // that the app sent
 	held   [][]byte     // datagrams that wait for the rest of a ClientHello
 	holds  int          // their bytes
@@ -48,7 +52,8 @@ type udpFlow struct {
 
 // udpApp is the app's side of a UDP flow.
 type udpApp interface {
-	io.WriteCloser // of datagrams from the destination
+	io.Closer
+	deliver(datagrams [][]byte) error // from the destination
 	// unreachable says that the destination cannot be reached, or not any more.
 	unreachable(why netns.Unreachable)
 }
@@ -57,8 +62,26 @@ type udpApp interface {
 // destination's address to the app's.
 type gatedUDP struct {
 	*net.UDPConn
-	gate  *netns.Gate
-	first netns.Packet // header and some data, to quote in ICMP errors
+	inbox  *inbox
+	outbox *mmsg.Outbox
+	gate   *netns.Gate
+	first  netns.Packet // header and some data, to quote in ICMP errors
+}
+
+func newGatedUDP(conn *net.UDPConn, gate *netns.Gate, first netns.Packet) (*gatedUDP, error) {
+	in, err := newInbox(conn)
+	if err != nil {
+		return nil, err
+	}
+	out, err := mmsg.NewOutbox(conn)
+	return &gatedUDP{conn, in, out, gate, first}, err
+}
+
+func (a *gatedUDP) deliver(datagrams [][]byte) error {
+	for _, data := range datagrams {
+		a.outbox.Add(nil, data)
+	}
+	return a.outbox.Send()
 }
 
 func (a *gatedUDP) unreachable(why netns.Unreachable) { _ = a.gate.Unreachable(a.first, why) }
@@ -112,12 +135,17 @@ func (in *intake) datagram(p netns.Packet) {
 // openUDP makes the sockets of a flow, lets the waiting datagrams in and relays.
 func (in *intake) openUDP(k flowKey, f *udpFlow, first netns.Packet) {
 	f.used.Store(in.Now().UnixNano())
-	var app *net.UDPConn
+	var app *gatedUDP
 	err := in.dialUDP(in.ctx, f)
 	if err == nil {
-		if app, err = in.gate.DialUDP(k.src, k.dst); err == nil {
-			f.app = &gatedUDP{app, in.gate, first}
-		} else {
+		var conn *net.UDPConn
+		if conn, err = in.gate.DialUDP(k.src, k.dst); err == nil {
+			if app, err = newGatedUDP(conn, in.gate, first); err != nil {
+				conn.Close()
+			}
+			f.app = app
+		}
+		if err != nil {
 			f.closeOut()
 		}
 	}
@@ -139,7 +167,7 @@ func (in *intake) openUDP(k flowKey, f *udpFlow, first netns.Packet) {
 		}
 		in.work.Go(func() {
 			defer in.endUDP(k, f)
-			in.upward(f, app)
+			in.upward(f, app.inbox)
 		})
 		defer in.endUDP(k, f)
 		in.downward(f)
@@ -219,32 +247,98 @@ func (f *udpFlow) abort() {
 	f.close()
 }
 
-// read reads a datagram from one of the flow's sockets; at the end of an idle
+// inbox receives the datagrams of one socket of a flow, as many as there are.
+type inbox struct {
+	conn  *net.UDPConn
+	raw   syscall.RawConn
+	try   func(fd uintptr) bool
+	batch *mmsg.Batch // nil while it is empty: idle flows hold none
+	n     int         // of datagrams in it
+	busy  atomic.Bool // some may have been received, and not been released
+	err   error
+}
+
+// batches are for 32 datagrams of any size. Memory of which nothing was ever filled
+// takes none.
+var batches = sync.Pool{New: func() any { return mmsg.NewBatch(32, 1<<16) }}
+
+func newInbox(conn *net.UDPConn) (*inbox, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	in := &inbox{conn: conn, raw: raw}
+	in.try = func(fd uintptr) bool {
+		in.batch = batches.Get().(*mmsg.Batch)
+		in.busy.Store(true)
+		if in.n, in.err = in.batch.Receive(int(fd)); in.err == unix.EAGAIN {
+			in.release()
+			return false
+		}
+		return true
+	}
+	return in, raw.Control(func(fd uintptr) { mmsg.Gather(int(fd)) })
+}
+
+// receive waits until there are datagrams.
+func (in *inbox) receive() error {
+	err := in.raw.Read(in.try)
+	if err == nil {
+		err = in.err
+	}
+	if err != nil {
+		in.release()
+	}
+	return err
+}
+
+// datagrams are those that were received.
+func (in *inbox) datagrams() iter.Seq[[]byte] { return in.batch.Datagrams(in.n) }
+
+// release forgets the datagrams.
+func (in *inbox) release() {
+	if in.batch != nil {
+		batches.Put(in.batch)
+		in.batch = nil
+		in.busy.Store(false)
+	}
+}
+
+// receive waits for datagrams at one of the flow's sockets; at the end of an idle
 // flow it is os.ErrDeadlineExceeded.
-func (p *Proxy) read(f *udpFlow, src *net.UDPConn) (buffer, error) {
+func (p *Proxy) receive(f *udpFlow, in *inbox) error {
 	for {
 		idle := shortIdle
 		if f.received.Load() > 0 {
 			idle = longIdle
 		}
-		_ = src.SetReadDeadline(time.Unix(0, f.used.Load()).Add(idle))
-		b, err := readReady(src, largeBuffer)
-		if errors.Is(err, os.ErrDeadlineExceeded) && p.Now().Sub(time.Unix(0, f.used.Load())) < idle {
+		_ = in.conn.SetReadDeadline(time.Unix(0, f.used.Load()).Add(idle))
+		err := in.receive()
+		now := p.Now()
+		if errors.Is(err, os.ErrDeadlineExceeded) && now.Sub(time.Unix(0, f.used.Load())) < idle {
 			continue // used by the other direction
 		}
-		return b, err
+		if err == nil {
+			f.used.Store(now.UnixNano())
+		}
+		return err
 	}
 }
 
 // upward relays from the app until the flow ends.
-func (p *Proxy) upward(f *udpFlow, app *net.UDPConn) {
+func (p *Proxy) upward(f *udpFlow, in *inbox) {
 	for {
-		b, err := p.read(f, app)
-		if err != nil {
+		if p.receive(f, in) != nil {
 			return // idle, closed, or the app closed its socket
 		}
-		err = p.send(f, b.data)
-		b.release()
+		var err error
+		for data := range in.datagrams() {
+			if err = p.pass(f, data); err != nil {
+				break
+			}
+		}
+		err = errors.Join(err, f.flush())
+		in.release()
 		if err != nil {
 			return
 		}
@@ -255,6 +349,13 @@ func (p *Proxy) upward(f *udpFlow, app *net.UDPConn) {
 // an error, of which the app has been told, the flow is over.
 func (p *Proxy) send(f *udpFlow, data []byte) error {
 	f.used.Store(p.Now().UnixNano())
+	err := p.pass(f, data)
+	return errors.Join(err, f.flush())
+}
+
+// pass has the next flush send a datagram of the app's on, or holds it until more is
+// known. It is an error if it is denied, of which the app has been told.
+func (p *Proxy) pass(f *udpFlow, data []byte) error {
 	if f.looked {
 		if pass, denied := p.look(f, data); denied {
 			return errDenied
@@ -262,24 +363,27 @@ func (p *Proxy) send(f *udpFlow, data []byte) error {
 			return nil
 		}
 	}
-	err := f.send(data)
-	switch {
-	case err == nil:
-		f.sent.Add(int64(len(data)))
-	case errors.Is(err, unix.EMSGSIZE), errors.Is(err, unix.ENOBUFS):
-		return nil // lost, as datagrams may be
-	default:
-		f.failed(err)
-	}
-	return err
+	f.add(data)
+	return nil
 }
 
-// send sends a datagram to the destination.
-func (f *udpFlow) send(data []byte) error {
+// add has the next flush send a datagram.
+func (f *udpFlow) add(data []byte) {
+	var header []byte
 	if f.by != nil {
-		data = append(slices.Clip(f.by.header), data...)
+		header = f.by.header
 	}
-	_, err := f.out.Write(data)
+	f.outbox.Add(header, data)
+	f.sent.Add(int64(len(data)))
+}
+
+// flush sends what has passed to the destination. It is an error if nothing can be
+// sent there, of which the app has been told.
+func (f *udpFlow) flush() error {
+	err := f.outbox.Send()
+	if err != nil {
+		f.failed(err)
+	}
 	return err
 }
 
@@ -295,34 +399,45 @@ func (f *udpFlow) failed(err error) {
 
 // downward relays to the app until the flow ends.
 func (p *Proxy) downward(f *udpFlow) {
-	for {
-		b, err := p.read(f, f.out)
-		if err != nil {
+	in, err := newInbox(f.out)
+	var datagrams [][]byte
+	for err == nil {
+		if err := p.receive(f, in); err != nil {
 			f.failed(err)
 			return
 		}
-		f.used.Store(p.Now().UnixNano())
-		data, ok := b.data, true
-		if f.by != nil {
-			data, ok = f.by.receive(data)
+		datagrams = datagrams[:0]
+		size := 0
+		for data := range in.datagrams() {
+			ok := true
+			if f.by != nil {
+				data, ok = f.by.receive(data)
+			}
+			if ok {
+				datagrams = append(datagrams, data)
+				size += len(data)
+			}
 		}
-		n := len(data)
-		if ok {
-			_, err = f.app.Write(data)
+		if err = f.app.deliver(datagrams); err == nil {
+			f.received.Add(int64(size))
 		}
-		b.release()
-		switch {
-		case err == nil:
-			f.received.Add(int64(n))
-		case errors.Is(err, unix.EMSGSIZE), errors.Is(err, unix.ENOBUFS): // lost, as datagrams may be
-		default:
-			return
-		}
+		in.release()
 	}
 }
 
+// eachWrite delivers datagrams one by one.
+func eachWrite(datagrams [][]byte, write func([]byte) (int, error)) error {
+	for _, data := range datagrams {
+		_, err := write(data)
+		if err != nil && !errors.Is(err, unix.EMSGSIZE) && !errors.Is(err, unix.ENOBUFS) { // lost, as datagrams may be
+			return err
+		}
+	}
+	return nil
+}
+
 // look judges the names that a datagram of the app's shows. It is false if the
-// datagram has to wait for others; those that waited for it have been sent.
+// datagram has to wait for others; those that waited for it have passed.
 func (p *Proxy) look(f *udpFlow, datagram []byte) (pass, denied bool) {
 	names, more, err := f.hellos.read(datagram)
 	if f.holds += len(datagram); err == nil && more && (f.holds > maxHeld || len(f.held) == maxWaiting) {
@@ -345,9 +460,7 @@ func (p *Proxy) look(f *udpFlow, datagram []byte) (pass, denied bool) {
 		return false, false
 	}
 	for _, d := range f.held {
-		if err := f.send(d); err == nil {
-			f.sent.Add(int64(len(d)))
-		} // else lost, as datagrams may be
+		f.add(d)
 	}
 	f.held, f.holds = nil, 0
 	return true, false
@@ -359,7 +472,7 @@ var errLongHello = errors.New("the QUIC ClientHello does not end")
 // in QUIC's own way, as few clients hear of the other.
 func (f *udpFlow) refuse(v policy.Verdict) {
 	if refusal := f.hellos.refusal("appfw: " + v.Reason); refusal != nil {
-		_, _ = f.app.Write(refusal)
+		_ = f.app.deliver([][]byte{refusal})
 	}
 	f.app.unreachable(netns.Prohibited)
 }

@@ -4,6 +4,7 @@ package mmsg
 
 import (
 	"encoding/binary"
+	"iter"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -32,7 +33,7 @@ type Batch struct {
 	answers []unix.Iovec
 }
 
-// controlSize has room for an IP_PKTINFO or IPV6_PKTINFO.
+// controlSize has room for an IP_PKTINFO, IPV6_PKTINFO or UDP_GRO.
 const controlSize = 64
 
 // NewBatch makes room for n datagrams of the given size in bytes.
@@ -87,6 +88,28 @@ func (b *Batch) Receive(fd int) (n int, err error) {
 func (b *Batch) Datagram(i int) (data []byte, whole bool) {
 	m := &b.messages[i]
 	return b.buffers[i*b.size : i*b.size+int(m.size)], m.Flags&unix.MSG_TRUNC == 0
+}
+
+// Datagrams are all n that were received, after [Gather] too.
+func (b *Batch) Datagrams(n int) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for i := range n {
+			data, _ := b.Datagram(i)
+			size := gathered(b.control(i))
+			if size <= 0 {
+				size = len(data)
+			}
+			for len(data) > size {
+				if !yield(data[:size]) {
+					return
+				}
+				data = data[size:]
+			}
+			if !yield(data) {
+				return
+			}
+		}
+	}
 }
 
 // Reply has [Batch.Send] send data to where the i-th datagram came from. If the
