@@ -113,7 +113,7 @@ type found struct {
 // DeniedError says that a name is not for who asks.
 type DeniedError struct{ Verdict policy.Verdict }
 
-func (e *DeniedError) Error() string { return e.Verdict.Reason }
+func (e *DeniedError) Error() string { return e.Verdict.Reason() }
 
 var (
 	errNoName    = errors.New("the name does not exist")
@@ -187,11 +187,11 @@ func (g *Guard) answer(ctx context.Context, q *dns.Msg) (*dns.Msg, found) {
 	deny := func(rcode int, v policy.Verdict) (*dns.Msg, found) {
 		log.Verdict = v
 		g.Log(log)
-		return denied(q, rcode, v.Reason), found{err: &DeniedError{v}}
+		return denied(q, rcode, v.Reason()), found{err: &DeniedError{v}}
 	}
 	name, err := policy.ParseName(question.Name)
 	if err != nil {
-		return deny(dns.RcodeNameError, policy.Verdict{Reason: "not the name of a host: " + err.Error()})
+		return deny(dns.RcodeNameError, policy.Deny("not the name of a host: "+err.Error()))
 	}
 	log.Name = string(name)
 	if m := g.known(q, name); m != nil {
@@ -210,12 +210,12 @@ func (g *Guard) answer(ctx context.Context, q *dns.Msg) (*dns.Msg, found) {
 		return deny(absent(), log.Verdict)
 	}
 	if reason := withheld(question.Qtype); reason != "" {
-		return deny(dns.RcodeSuccess, policy.Verdict{Reason: reason})
+		return deny(dns.RcodeSuccess, policy.Deny(reason))
 	}
 
 	over := func(err *overBudget) (*dns.Msg, found) {
 		log.Name = "*." + err.domain
-		return deny(dns.RcodeNameError, policy.Verdict{Reason: err.Error()})
+		return deny(dns.RcodeNameError, policy.Deny(err.Error()))
 	}
 	var e *entry
 	kept := false // the cache may have it
@@ -230,7 +230,7 @@ func (g *Guard) answer(ctx context.Context, q *dns.Msg) (*dns.Msg, found) {
 		}
 		v4, v6, err := g.Synthetic.For(name)
 		if err != nil {
-			return deny(dns.RcodeServerFailure, policy.Verdict{Reason: err.Error()})
+			return deny(dns.RcodeServerFailure, policy.Deny(err.Error()))
 		}
 		e = hostsEntry(question, []netip.Addr{v4, v6}, g.Now())
 		switch question.Qtype {
@@ -248,7 +248,7 @@ func (g *Guard) answer(ctx context.Context, q *dns.Msg) (*dns.Msg, found) {
 		}
 		if err != nil {
 			if ctx.Err() == nil {
-				log.Verdict.Reason = "the resolvers failed: " + err.Error()
+				log.Verdict = log.Verdict.Because("the resolvers failed: " + err.Error())
 				g.Log(log)
 			}
 			return failure(q, dns.RcodeServerFailure, dns.ExtendedErrorCodeNetworkError, "appfw: the resolvers failed"), found{err: err}

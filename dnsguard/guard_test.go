@@ -367,7 +367,7 @@ func TestUpstreamFailures(t *testing.T) {
 		if m.Rcode != dns.RcodeServerFailure || ede(m).InfoCode != dns.ExtendedErrorCodeNetworkError {
 			t.Errorf("%s: %v", what, m)
 		}
-		if len(logged) != 1 || !strings.Contains(logged[0].Verdict.Reason, "resolvers failed") {
+		if len(logged) != 1 || !strings.Contains(logged[0].Verdict.Reason(), "resolvers failed") {
 			t.Errorf("%s: logged %v", what, logged)
 		}
 		if f.ask("a.x.", "A"); len(f.up.asked) != 2 {

@@ -17,6 +17,8 @@ var keywords = map[string][]netip.Prefix{
 	"private": prefixes("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"),
 }
 
+var loopbacks = keywords["localhost"]
+
 // special are the addresses that no name may lead to unless an address rule
 // allows them: those that the IANA special-purpose registries (RFC 6890) call
 // not globally reachable, and those that reach more than one host.

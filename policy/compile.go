@@ -243,7 +243,6 @@ func (b *builder) destination(l Line) error {
 		rule.Text = l.Pos.File + " " + l.Arg
 		rule.Pos = Pos{File: "command line"}
 	}
-	rule.reason = rule.why()
 	b.rules = append(b.rules, rule)
 	if dest, via, ok := cutVia(l.Arg); ok && !b.ingress {
 		pos := l.Pos
@@ -347,13 +346,12 @@ func (b *builder) add(r *Rule) {
 // list is a file of names and prefixes that one rule speaks of.
 type list struct {
 	rule     *Rule
-	name     string             // of the file
 	names    [addresses]nameSet // by hostKind
 	prefixes bart.Table[uint32] // with the line
 }
 
 // findName finds the narrowest entry that n lies within.
-func (l *list) findName(n Name) (h host, line int, ok bool) {
+func (l *list) findName(n Name) (h host, line uint32, ok bool) {
 	if line, ok = l.names[exactName].find(n); ok {
 		return host{kind: exactName, name: n}, line, true
 	}
@@ -381,7 +379,8 @@ func (b *builder) list(l Line, rule *Rule, file string) error {
 		return err
 	}
 	defer f.Close()
-	set := &list{rule: rule, name: name}
+	rule.list = name
+	set := &list{rule: rule}
 	err = readList(name, f, func(h host, line int) error {
 		if l.Word == "allow" {
 			if err := h.checkSuffix(); err != nil {
@@ -395,7 +394,7 @@ func (b *builder) list(l Line, rule *Rule, file string) error {
 			return errClientName
 		}
 		if h.kind != addresses {
-			if !set.names[h.kind].add(h.name, line) {
+			if !set.names[h.kind].add(h.name, uint32(line)) {
 				return errors.New("the list is too long")
 			}
 			rule.names++

@@ -77,12 +77,12 @@ func FuzzPolicy(f *testing.F) {
 		n, _ := ParseName(name)
 		for proto := range protoCount {
 			for _, pinned := range []bool{false, true} {
-				if v := p.Decide(Flow{Proto: proto, Addr: addr, Port: port, Name: n, Pinned: pinned}); v.Reason == "" || v.Rule != nil && v.Rule.Allow != v.Allow {
+				if v := p.Decide(Flow{Proto: proto, Addr: addr, Port: port, Name: n, Pinned: pinned}); v.Reason() == "" || v.Rule() != nil && v.Rule().Allow != v.Allow {
 					t.Fatalf("%q: %s:%d: %+v", text, addr, port, v)
 				}
 			}
 		}
-		if n != "" && p.DecideName(n).Reason == "" {
+		if n != "" && p.DecideName(n).Reason() == "" {
 			t.Fatalf("%q: %s: no reason", text, n)
 		}
 	})
@@ -117,7 +117,7 @@ func FuzzReadList(f *testing.F) {
 		for _, e := range entries {
 			if e.host.kind == exactName && first[string(e.host.name)] == 0 {
 				first[string(e.host.name)] = e.line
-				if v := p.DecideName(e.host.name); v.Allow || v.Rule.Pos.Line != e.line {
+				if v := p.DecideName(e.host.name); v.Allow || v.Rule().Pos.Line != e.line {
 					t.Fatalf("%q: %+v: %+v", text, e, v)
 				}
 			}
@@ -138,7 +138,7 @@ func FuzzDestination(f *testing.F) {
 		if !ok && n == "" || flow.Proto == ICMP && port != 0 {
 			return
 		}
-		text := Destination(flow)
+		text := Target{Proto: flow.Proto, Addr: addr, Name: n, Port: port}.String()
 		h, sc, _, err := parseDestination(text)
 		if err != nil {
 			t.Fatalf("%+v is %q: %v", flow, text, err)

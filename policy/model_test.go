@@ -246,7 +246,7 @@ func TestModel(t *testing.T) {
 				allow, byRule = false, true
 			}
 			v := p.Decide(f)
-			if v.Allow != allow || (v.Rule != nil) != byRule || v.ByName != (allow && byName) {
+			if v.Allow != allow || (v.Rule() != nil) != byRule || v.ByName != (allow && byName) {
 				t.Fatalf("seed %d:\n%s\nlists %q\n%+v\n got %+v\nwant allow=%v rule=%v name=%v", seed, text.String(), lists, f, v, allow, byRule, byName)
 			}
 			if f.Name != "" {
@@ -256,11 +256,11 @@ func TestModel(t *testing.T) {
 					t.Fatalf("seed %d:\n%s\nlists %q\n%+v\nanswer: got %+v, want %v", seed, text.String(), lists, f, v, want)
 				}
 			}
-			if v.Hint != "" {
+			if v.Hint() != "" {
 				f.Aliases = nil
 				f.Pinned = true // as the name is, once it may be resolved
-				if w := build(text.String() + "\nallow " + v.Hint).Decide(f); !w.Allow {
-					t.Fatalf("seed %d:\n%s\nlists %q\n%+v\nhint %s: %+v", seed, text.String(), lists, f, v.Hint, w)
+				if w := build(text.String() + "\nallow " + v.Hint()).Decide(f); !w.Allow {
+					t.Fatalf("seed %d:\n%s\nlists %q\n%+v\nhint %s: %+v", seed, text.String(), lists, f, v.Hint(), w)
 				}
 			}
 		}

@@ -4,50 +4,46 @@ import (
 	"encoding/binary"
 	"hash/maphash"
 	"math/bits"
-	"sort"
 )
 
 // nameSet is a set of names with the line each was found in, compact enough
 // for lists of a million. Entries lie one after another in blob:
 //
-//	length (1 byte) | line, less the line of the entry before (uvarint) | name
+//	length (1 byte) | line, less that of the first entry of the block (uvarint) | name
 //
 // The table holds their offsets plus one, open addressing with linear probing;
 // 0 is a free place. Tags hold 8 bits of the hash beside it, so that a look-up
-// seldom touches the blob of another name. Every 64th entry has a mark, from which lines are counted.
+// seldom touches the blob of another name. Lines has the line of the first entry
+// that begins in each block of the blob.
 type nameSet struct {
 	seed  maphash.Seed
 	blob  []byte
 	table []uint32
 	tags  []byte
 	count int
-	last  int // line of the last entry
-	marks []mark
+	lines []uint32
 }
 
-type mark struct {
-	offset uint32
-	line   uint32 // of the entry before the offset
-}
-
-const markEvery = 64
+// blockBits is of the size of a block: no entry is so long that none begins in
+// one, and in most the lines are near enough for one byte.
+const blockBits = 10
 
 // maxBlob keeps offsets within 32 bits.
 const maxBlob = 1<<32 - 2*maxName
 
 // add appends a name found in a line, which is not before the last one's.
 // It reports whether there was room. index must follow before find.
-func (s *nameSet) add(n Name, line int) bool {
+func (s *nameSet) add(n Name, line uint32) bool {
 	if len(s.blob) > maxBlob {
 		return false
 	}
-	if s.count%markEvery == 0 {
-		s.marks = append(s.marks, mark{uint32(len(s.blob)), uint32(s.last)})
+	block := len(s.blob) >> blockBits
+	if block == len(s.lines) {
+		s.lines = append(s.lines, line)
 	}
 	s.blob = append(s.blob, byte(len(n)))
-	s.blob = binary.AppendUvarint(s.blob, uint64(line-s.last))
+	s.blob = binary.AppendUvarint(s.blob, uint64(line-s.lines[block]))
 	s.blob = append(s.blob, n...)
-	s.last = line
 	s.count++
 	return true
 }
@@ -69,7 +65,7 @@ func (s *nameSet) index() {
 }
 
 // find reports whether the set has n, and in which line it was found first.
-func (s *nameSet) find(n Name) (line int, ok bool) {
+func (s *nameSet) find(n Name) (line uint32, ok bool) {
 	if s.count == 0 {
 		return 0, false
 	}
@@ -77,7 +73,9 @@ func (s *nameSet) find(n Name) (line int, ok bool) {
 	if !ok {
 		return 0, false
 	}
-	return s.line(int(s.table[i] - 1)), true
+	offset := s.table[i] - 1
+	_, delta, _ := s.entry(int(offset))
+	return s.lines[offset>>blockBits] + delta, true
 }
 
 // place is where the table has the name, or the free place where it would be.
@@ -96,24 +94,10 @@ func (s *nameSet) place(hash uint64, n string) (i int, known bool) {
 	return i, false
 }
 
-// entry decodes the entry at offset; delta is its line less the one before.
-func (s *nameSet) entry(offset int) (name []byte, delta, next int) {
+// entry decodes the entry at offset; delta is its line less the first of the block.
+func (s *nameSet) entry(offset int) (name []byte, delta uint32, next int) {
 	length := int(s.blob[offset])
 	d, n := binary.Uvarint(s.blob[offset+1:])
 	start := offset + 1 + n
-	return s.blob[start : start+length], int(d), start + length
-}
-
-// line counts from the mark at or before the entry.
-func (s *nameSet) line(offset int) int {
-	i := sort.Search(len(s.marks), func(i int) bool { return int(s.marks[i].offset) > offset }) - 1
-	at, line := int(s.marks[i].offset), int(s.marks[i].line)
-	for {
-		_, delta, next := s.entry(at)
-		line += delta
-		if at == offset {
-			return line
-		}
-		at = next
-	}
+	return s.blob[start : start+length], uint32(d), start + length
 }

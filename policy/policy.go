@@ -10,7 +10,7 @@
 //
 //	p, err := policy.Compile(policy.Config{Lines: lines, Open: os.Open})
 //	v := p.Decide(policy.Flow{Proto: policy.TCP, Addr: addr, Port: 443, Name: name, Pinned: true})
-//	if !v.Allow { log.Print(v.Reason) }
+//	if !v.Allow { log.Print(v.Reason()) }
 //
 // Order never matters. Of the rules that match a flow, a deny wins, unless an
 // allow is a carve-out of it: whatever that allow covers the deny covers too,
@@ -94,64 +94,38 @@ type Flow struct {
 	Aliases []Name
 }
 
-// Verdict is a decision with its reason.
-type Verdict struct {
-	Allow  bool
-	Rule   *Rule  // that decided; nil if none did
-	Reason string // in plain words
-	Hint   string // a flag that would allow it; may be empty
-
-	// ByName tells of an allowed flow that it is allowed for its name alone:
-	// any other name that the flow shows is to be judged as well. Exact tells
-	// that the rule is for that very name, not for many by a wildcard.
-	ByName, Exact bool
-
-	// Via is how an allowed flow goes out: Direct, or the name of a chain in
-	// Upstreams.
-	Via string
-
-	from    bool // it is on a client
-	special bool // its name is allowed, but leads to a special address
-}
-
-// String is the reason, and what to do about a denial.
-func (v Verdict) String() string {
-	if v.Allow || v.Hint == "" {
-		return v.Reason
-	}
-	flag := "--allow "
-	if v.from {
-		flag = "--allow-from "
-	}
-	return v.Reason + " (to allow: " + flag + v.Hint + ")"
-}
-
-// match is a rule that matches a flow, and the host by which it does: the
-// rule's own, or one entry of its list.
+// match is a rule that matches a flow, and by what it does: the host or one
+// prefix of the rule's own, or an entry of its list.
 type match struct {
-	rule     *Rule
-	host     host
-	loopback bool  // it names the host's loopback
-	list     *list // nil: the rule is none
-	line     int   // of the entry in the list
+	rule   *Rule
+	kind   hostKind
+	line   uint32          // of the entry in the list; 0: the rule has none
+	name   Name            // of the entry
+	prefix [1]netip.Prefix // that the address lies within, if it is by that
+}
+
+// host is what the rule or the entry speaks of. It is as good as x is.
+func (x *match) host() host {
+	if x.line == 0 {
+		return x.rule.host
+	}
+	return host{kind: x.kind, name: x.name, prefixes: x.prefix[:]}
 }
 
 // byName tells whether the rule matches for the name alone.
-func (x *match) byName() bool { return x.host.kind != anyHost && x.host.kind != addresses }
+func (x *match) byName() bool { return x.kind != anyHost && x.kind != addresses }
 
 // Decide says whether the flow may be.
 func (p *Policy) Decide(f Flow) Verdict {
 	var buffer [8]match // most flows match few rules: no need of the heap
 	all := p.matchFlow(buffer[:0], f)
-	return p.decide(f, all, all[:0])
+	return p.decide(f, p.special(f.Addr), all, all[:0])
 }
 
 // DecideFrom says whether a client with the address may come to a published port.
 // Without an allow-from for any, all may that no deny-from is for.
 func (p *Policy) DecideFrom(proto Proto, client netip.Addr, port uint16) Verdict {
-	v := p.from.Decide(Flow{Proto: proto, Addr: client.Unmap().WithZone(""), Port: port})
-	v.from = true
-	return v
+	return p.from.Decide(Flow{Proto: proto, Addr: client.Unmap().WithZone(""), Port: port})
 }
 
 // matchFlow appends the rules that match the flow's address and name, whatever
@@ -160,16 +134,18 @@ func (p *Policy) DecideFrom(proto Proto, client netip.Addr, port uint16) Verdict
 func (p *Policy) matchFlow(all []match, f Flow) []match {
 	switch {
 	case p.ingress: // an address that embeds another is not that one's
-		all = append(all, p.matchAddr(f.Addr)...)
+		all = p.matchAddr(all, f.Addr)
 	case f.Addr.IsValid():
 		addr, outer := Embedded(f.Addr), f.Addr.WithZone("").Unmap()
-		all = append(all, p.matchAddr(addr)...)
+		all = p.matchAddr(all, addr)
+		n := len(all)
 		if outer != addr { // what denies the address that embeds another denies, too
-			all = append(all, denials(p.matchAddr(outer))...)
+			all = p.matchAddr(all, outer)
 		}
 		if inner, ok := isatap(outer); ok {
-			all = append(all, denials(p.matchAddr(inner))...)
+			all = p.matchAddr(all, inner)
 		}
+		all = all[:n+len(denials(all[n:]))]
 	}
 	if f.Name != "" {
 		all = p.matchName(all, f.Name)
@@ -182,69 +158,85 @@ func denials(all []match) []match {
 	return slices.DeleteFunc(all, func(x match) bool { return x.rule.Allow })
 }
 
-// decide is Decide with the rules that match at hand. It keeps those that match
-// the protocol and port as well in matches, which may be the start of all.
-func (p *Policy) decide(f Flow, all, matches []match) Verdict {
-	kind := ""
-	if f.Addr.IsValid() && !p.ingress {
-		kind = Special(f.Addr)
+// special is what kind of special-purpose address a is for the policy.
+func (p *Policy) special(a netip.Addr) string {
+	if !a.IsValid() || p.ingress {
+		return ""
 	}
+	return Special(a)
+}
+
+// decide is Decide with the kind of the address and the rules that match at hand.
+// It keeps those that match the protocol and port as well in matches, which may be
+// the start of all.
+func (p *Policy) decide(f Flow, kind string, all, matches []match) Verdict {
 	switch kind {
 	case "multicast", "broadcast", "this host":
-		return Verdict{Reason: kind + " addresses are not carried"}
+		return Deny(kind + " addresses are not carried")
 	}
 	unpinned := false // an allow rule would match the name if it were pinned
-	for _, x := range all {
-		switch {
+	for i := range all {
+		switch x := &all[i]; {
 		case !x.rule.scope.matches(f.Proto, f.Port):
 		case x.rule.Allow && x.byName() && !f.Pinned:
 			unpinned = true
 		default:
-			matches = append(matches, x)
+			matches = append(matches, *x)
 		}
 	}
 	v := p.judge(f, kind, matches, unpinned)
 	if v.Allow && p.denyNames {
 		for _, alias := range f.Aliases {
-			if d := p.denier(f, alias); d != nil {
-				v = d.verdict()
-				v.Reason = fmt.Sprintf("its name leads to %s, and %s", alias, v.Reason)
-				return v
+			if d, denied := p.deniedAs(f, alias); denied {
+				return d
 			}
 		}
 	}
 	return v
 }
 
-// denier is the rule for names that denies the flow if it goes by way of the
-// alias; nil if none does. Rules for any host do not count: they speak of the
-// name that was asked for.
-func (p *Policy) denier(f Flow, alias Name) *match {
-	all := slices.DeleteFunc(p.matchName(nil, alias), func(x match) bool { return !x.rule.scope.matches(f.Proto, f.Port) })
+// deniedAs is the verdict of the rule for names that denies the flow if it goes by
+// way of the alias. Rules for any host do not count: they speak of the name that
+// was asked for.
+func (p *Policy) deniedAs(f Flow, alias Name) (v Verdict, denied bool) {
+	var buffer [4]match
+	all := slices.DeleteFunc(p.matchName(buffer[:0], alias), func(x match) bool { return !x.rule.scope.matches(f.Proto, f.Port) })
 	for i := range all {
-		if d := &all[i]; !d.rule.Allow && !slices.ContainsFunc(all, func(a match) bool { return a.carvesOut(d) }) {
-			return d
+		if d := &all[i]; !d.rule.Allow && !carvedOut(d, all) {
+			v = d.verdict()
+			v.alias = alias
+			return v, true
 		}
 	}
-	return nil
+	return v, false
+}
+
+// carvedOut tells whether one of the matches overrides the deny d.
+func carvedOut(d *match, all []match) bool {
+	for i := range all {
+		if all[i].carvesOut(d) {
+			return true
+		}
+	}
+	return false
 }
 
 // judge weighs the rules that match.
 func (p *Policy) judge(f Flow, kind string, matches []match, unpinned bool) Verdict {
 	namedSpecial := false
 	valid := matches[:0]
-	for _, x := range matches {
-		switch {
+	for i := range matches {
+		switch x := &matches[i]; {
 		case !x.rule.Allow:
-			valid = append(valid, x)
+			valid = append(valid, *x)
 		case kind != "" && x.byName():
 			// A name's owner must not be able to point the app at the LAN.
 			namedSpecial = true
-		case kind == "loopback" && !x.loopback:
+		case kind == "loopback" && !isLoopback(x.prefix[0]):
 			// opened only by a rule that names it
 		case !p.ingress && guarded(f.Proto, f.Port) && !x.rule.ports:
 		default:
-			valid = append(valid, x)
+			valid = append(valid, *x)
 		}
 	}
 
@@ -252,7 +244,7 @@ func (p *Policy) judge(f Flow, kind string, matches []match, unpinned bool) Verd
 	ways := false   // there are several
 	for i := range valid {
 		x := &valid[i]
-		if !x.rule.Allow && !slices.ContainsFunc(valid, func(a match) bool { return a.carvesOut(x) }) {
+		if !x.rule.Allow && !carvedOut(x, valid) {
 			return x.verdict()
 		}
 		if x.rule.Allow {
@@ -264,43 +256,39 @@ func (p *Policy) judge(f Flow, kind string, matches []match, unpinned bool) Verd
 	}
 	if ways {
 		if best = p.narrowest(valid); best == nil {
-			return Verdict{Reason: "rules of which none is the narrower send it different ways (via)"}
+			return Deny("rules of which none is the narrower send it different ways (via)")
 		}
 	}
 	if best != nil {
 		v := best.verdict()
-		v.ByName, v.Exact = best.byName(), best.host.kind == exactName
+		v.ByName, v.Exact = best.byName(), best.kind == exactName
 		if v.Via = p.way(best.rule.via); kind == "loopback" && best.rule.via == Default {
 			v.Via = Direct // this host's own is meant
 		}
 		return v
 	}
 
-	v := Verdict{}
+	v := Verdict{from: p.ingress, Lacks: Target{Proto: f.Proto, Addr: f.Addr, Name: f.Name, Port: f.Port}}
 	switch {
 	case namedSpecial:
-		v.Reason, v.special = fmt.Sprintf("the name leads to a %s address, which no rule allows", kind), true
+		v.reason, v.special = "the name leads to a "+kind+" address, which no rule allows", true
 	case unpinned:
-		return Verdict{Reason: fmt.Sprintf("the name %s was not resolved to this address", f.Name)}
+		return Deny("the name " + string(f.Name) + " was not resolved to this address")
 	case kind == "loopback":
-		v.Reason = "the host's loopback is reached only if a rule names it"
+		v.reason = "the host's loopback is reached only if a rule names it"
 	case !p.ingress && guarded(f.Proto, f.Port):
-		v.Reason = fmt.Sprintf("port %d is for resolvers, which only a rule with that port allows", f.Port)
+		v.reason = fmt.Sprintf("port %d is for resolvers, which only a rule with that port allows", f.Port)
 	case p.fallbackText != "":
-		v = Verdict{Allow: p.fallback, Reason: p.fallbackText, Via: p.way(Default)}
+		v.Allow, v.reason = p.fallback, p.fallbackText
 	case p.fallback:
-		v = Verdict{Allow: true, Reason: "no rule denies it", Via: p.way(Default)}
+		v.Allow, v.reason = true, "no rule denies it"
 	case p.count == 0:
-		v.Reason = "the policy has no rules"
+		v.reason = "the policy has no rules"
 	default:
-		v.Reason = "no rule allows it"
+		v.reason = "no rule allows it"
 	}
-	switch {
-	case v.Allow:
-	case p.ingress:
-		v.Hint = written(f)
-	default:
-		v.Hint = Destination(hinted(f))
+	if v.Allow {
+		v.Via, v.Lacks = p.way(Default), Target{}
 	}
 	return v
 }
@@ -321,7 +309,7 @@ func (p *Policy) narrowest(matches []match) *match {
 
 // covers tells whether x covers everything that y covers.
 func (x *match) covers(y *match) bool {
-	return x.host.contains(y.host) && x.rule.scope.contains(&y.rule.scope)
+	return x.host().contains(y.host()) && x.rule.scope.contains(&y.rule.scope)
 }
 
 // way is the name of the chain that via means.
@@ -360,19 +348,17 @@ func (p *Policy) DecideAnswer(n Name, aliases []Name, a netip.Addr) Verdict {
 
 // decideSome decides on a flow of which the protocol and port are open: allowed
 // if one is.
-func (p *Policy) decideSome(f Flow) Verdict {
-	var v Verdict
+func (p *Policy) decideSome(f Flow) (v Verdict) {
+	first := true
 	p.eachFlow(f, func(_ Flow, d Verdict, opened bool) bool {
 		// Rather the rule that shuts what another one opens.
-		if d.Allow || v.Reason == "" || v.Rule == nil && !v.special && d.Rule != nil && opened {
+		if d.Allow || first || v.rule == nil && !v.special && d.rule != nil && opened {
 			v = d
 		}
+		first = false
 		return d.Allow
 	})
-	if v.Hint != "" {
-		f.Proto, f.Port = protoCount, 0
-		v.Hint = Destination(hinted(f))
-	}
+	v.Lacks.Proto, v.Lacks.Port = protoCount, 0
 	return v
 }
 
@@ -380,31 +366,26 @@ func (p *Policy) decideSome(f Flow) Verdict {
 // the verdict may change, until found is true. opened tells that some rule allows
 // the port.
 func (p *Policy) eachFlow(f Flow, found func(f Flow, v Verdict, opened bool) bool) {
-	all := p.matchFlow(nil, f)
+	var buffer, some [8]match
+	all := p.matchFlow(buffer[:0], f)
 	// Between two ports at which a rule begins or ends the verdict is the same.
-	turns := []uint16{1, 854, 5354, 5356} // 1, and after the guarded ones
-	turn := func(list []match) {
-		for _, x := range list {
-			for _, r := range slices.Concat(x.rule.scope.ports[:]...) {
-				turns = append(turns, max(r.lo, 1), max(r.hi+1, 1))
-			}
-		}
-	}
-	turn(all)
+	var ports [32]uint16
+	turns := append(ports[:0], 1, 854, 5354, 5356) // 1, and after the guarded ones
+	turns = appendTurns(turns, all)
 	for _, alias := range f.Aliases {
-		turn(p.matchName(nil, alias))
+		turns = appendTurns(turns, p.matchName(nil, alias))
 	}
 	slices.Sort(turns)
 	turns = slices.Compact(turns)
 
-	matches := make([]match, 0, len(all))
+	kind := p.special(f.Addr)
 	for _, f.Proto = range []Proto{TCP, UDP, ICMP} {
 		for _, f.Port = range turns {
 			if f.Proto == ICMP {
 				f.Port = 0
 			}
 			opened := slices.ContainsFunc(all, func(x match) bool { return x.rule.Allow && x.rule.scope.matches(f.Proto, f.Port) })
-			if found(f, p.decide(f, all, matches), opened) {
+			if found(f, p.decide(f, kind, all, some[:0]), opened) {
 				return
 			}
 			if f.Proto == ICMP {
@@ -414,13 +395,16 @@ func (p *Policy) eachFlow(f Flow, found func(f Flow, v Verdict, opened bool) boo
 	}
 }
 
-// hinted is the flow as a rule would have to name it: by its address if that is
-// one no name leads to.
-func hinted(f Flow) Flow {
-	if f.Addr.IsValid() && Special(f.Addr) != "" {
-		f.Name = ""
+// appendTurns appends the ports at which what the rules say may change.
+func appendTurns(turns []uint16, matches []match) []uint16 {
+	for i := range matches {
+		for _, ranges := range matches[i].rule.scope.ports {
+			for _, r := range ranges {
+				turns = append(turns, max(r.lo, 1), max(r.hi+1, 1))
+			}
+		}
 	}
-	return f
+	return turns
 }
 
 // HasBelow tells whether some name below n may be resolved. To say that n does
@@ -449,15 +433,7 @@ func (x *match) carvesOut(d *match) bool {
 }
 
 // verdict is that of the rule.
-func (x *match) verdict() Verdict {
-	r := x.rule
-	if x.list == nil {
-		return Verdict{Allow: r.Allow, Rule: r, Reason: r.reason}
-	}
-	entry := &Rule{Allow: r.Allow, Text: r.Text, Pos: Pos{File: x.list.name, Line: x.line}}
-	entry.reason = entry.why()
-	return Verdict{Allow: r.Allow, Rule: entry, Reason: entry.reason}
-}
+func (x *match) verdict() Verdict { return Verdict{Allow: x.rule.Allow, rule: x.rule, line: x.line} }
 
 // guarded are the ports of resolvers other than appfw's: DNS over TLS and QUIC
 // (RFC 7858, RFC 9250), mDNS (RFC 6762), LLMNR (RFC 4795).
@@ -465,83 +441,63 @@ func guarded(proto Proto, port uint16) bool {
 	return proto != ICMP && (port == 853 || port == 5353 || port == 5355)
 }
 
+// isLoopback tells whether all of p is the host's loopback.
 func isLoopback(p netip.Prefix) bool {
-	return slices.ContainsFunc(keywords["localhost"], func(q netip.Prefix) bool { return covers(q, p) })
+	return slices.ContainsFunc(loopbacks, func(q netip.Prefix) bool { return covers(q, p) })
 }
 
-// matchAddr finds the rules that match an address.
-func (p *Policy) matchAddr(a netip.Addr) (found []match) {
+// matchAddr appends the rules that match an address, those for the narrowest
+// prefix first, and of each list the narrowest entry: what carves that out carves
+// out the wider.
+func (p *Policy) matchAddr(found []match, a netip.Addr) []match {
 	whole := netip.PrefixFrom(a, a.BitLen())
-	if p.prefixes.Size() > 0 {
-		for prefix, rules := range p.prefixes.Supernets(whole) {
-			for _, r := range rules {
-				found = append(found, match{rule: r, host: r.host, loopback: isLoopback(prefix)})
-			}
+	for q := whole; p.prefixes.Size() > 0; {
+		prefix, rules, ok := p.prefixes.LookupPrefixLPM(q)
+		if !ok {
+			break
 		}
+		for _, r := range rules {
+			found = append(found, match{rule: r, kind: addresses, prefix: [1]netip.Prefix{prefix}})
+		}
+		if prefix.Bits() == 0 {
+			break
+		}
+		q = netip.PrefixFrom(prefix.Addr(), prefix.Bits()-1)
 	}
 	for _, l := range p.lists {
-		// The narrowest entry decides: what carves it out carves out the wider.
 		if prefix, line, ok := l.prefixes.LookupPrefixLPM(whole); ok {
-			h := host{kind: addresses, prefixes: []netip.Prefix{prefix}}
-			found = append(found, match{rule: l.rule, host: h, loopback: isLoopback(prefix), list: l, line: int(line)})
+			found = append(found, match{rule: l.rule, kind: addresses, line: line, prefix: [1]netip.Prefix{prefix}})
 		}
 	}
 	return found
 }
 
 // matchAny appends the rules that match every host.
-func (p *Policy) matchAny(found []match) []match {
-	for _, r := range p.any {
-		found = append(found, match{rule: r, host: r.host})
+func (p *Policy) matchAny(found []match) []match { return appendRules(found, p.any) }
+
+func appendRules(found []match, rules []*Rule) []match {
+	for _, r := range rules {
+		found = append(found, match{rule: r, kind: r.host.kind})
 	}
 	return found
 }
 
 // matchName appends the rules that match a name.
 func (p *Policy) matchName(found []match, n Name) []match {
-	if r := p.names[n]; r != nil {
-		for _, r := range r.exact {
-			found = append(found, match{rule: r, host: r.host})
+	if len(p.names) > 0 {
+		if r := p.names[n]; r != nil {
+			found = appendRules(found, r.exact)
 		}
-	}
-	for up := n.parent(); up != "" && len(p.names) > 0; up = up.parent() {
-		if r := p.names[up]; r != nil {
-			for _, r := range r.below {
-				found = append(found, match{rule: r, host: r.host})
+		for up := n.parent(); up != ""; up = up.parent() {
+			if r := p.names[up]; r != nil {
+				found = appendRules(found, r.below)
 			}
 		}
 	}
 	for _, l := range p.lists {
 		if h, line, ok := l.findName(n); ok {
-			found = append(found, match{rule: l.rule, host: h, list: l, line: line})
+			found = append(found, match{rule: l.rule, kind: h.kind, name: h.name, line: line})
 		}
 	}
 	return found
-}
-
-// Destination writes a flow as a rule that allows it would name it.
-func Destination(f Flow) string {
-	f.Addr = Embedded(f.Addr) // what rules see
-	return written(f)
-}
-
-// written is Destination for an address that is what it is.
-func written(f Flow) string {
-	to := string(f.Name)
-	switch {
-	case to != "" && likeKeyword(to) != "":
-		to += "."
-	case to != "":
-	case f.Port != 0 && f.Addr.Is6():
-		to = "[" + f.Addr.String() + "]"
-	default:
-		to = f.Addr.String()
-	}
-	if f.Port != 0 {
-		to = fmt.Sprintf("%s:%d", to, f.Port)
-	}
-	if f.Proto == UDP || f.Proto == ICMP {
-		to += "/" + f.Proto.String()
-	}
-	return to
 }

@@ -266,15 +266,15 @@ func TestDecide(t *testing.T) {
 		for _, row := range tt.flows {
 			flow, want, _ := strings.Cut(row, " => ")
 			v := p.Decide(parseFlow(t, flow))
-			got := "- " + v.Reason
+			got := "- " + v.Reason()
 			if v.Allow {
-				got = "+ " + v.Reason
+				got = "+ " + v.Reason()
 			}
-			if v.Rule != nil {
-				got = fmt.Sprintf("%.1s%d", got, v.Rule.Pos.Line)
+			if v.Rule() != nil {
+				got = fmt.Sprintf("%.1s%d", got, v.Rule().Pos.Line)
 				how := map[bool]string{true: "allows", false: "denies"}[v.Allow]
-				if reason := fmt.Sprintf("the rule %s (p:%d) %s it", v.Rule.Text, v.Rule.Pos.Line, how); v.Reason != reason {
-					t.Errorf("%s: reason %q, want %q", flow, v.Reason, reason)
+				if reason := fmt.Sprintf("the rule %s (p:%d) %s it", v.Rule().Text, v.Rule().Pos.Line, how); v.Reason() != reason {
+					t.Errorf("%s: reason %q, want %q", flow, v.Reason(), reason)
 				}
 			}
 			if v.ByName {
@@ -307,12 +307,12 @@ func TestHint(t *testing.T) {
 	} {
 		f := parseFlow(t, tt.flow)
 		v := compile(t, tt.policy).Decide(f)
-		if v.Allow || v.Hint != tt.want {
+		if v.Allow || v.Hint() != tt.want {
 			t.Errorf("%s: %s: %+v, want hint %q", tt.policy, tt.flow, v, tt.want)
 		}
-		if v.Hint != "" {
+		if v.Hint() != "" {
 			f.Pinned = true
-			if v := compile(t, tt.policy+"\nallow "+v.Hint).Decide(f); !v.Allow {
+			if v := compile(t, tt.policy+"\nallow "+v.Hint()).Decide(f); !v.Allow {
 				t.Errorf("%s: %s: not allowed as hinted: %+v", tt.policy, tt.flow, v)
 			}
 		}
@@ -348,16 +348,16 @@ func TestDecideName(t *testing.T) {
 	} {
 		v := compile(t, tt.policy).DecideName(Name(tt.name))
 		got := map[bool]string{true: "+", false: "-"}[v.Allow]
-		if v.Rule != nil {
-			got += strconv.Itoa(v.Rule.Pos.Line)
+		if v.Rule() != nil {
+			got += strconv.Itoa(v.Rule().Pos.Line)
 		} else {
-			got += " " + v.Reason
+			got += " " + v.Reason()
 		}
 		if got != tt.want {
 			t.Errorf("%q: %s: got %s, want %s", tt.policy, tt.name, got, tt.want)
 		}
-		if got == noRule && v.Hint != tt.name {
-			t.Errorf("%q: %s: hint %q", tt.policy, tt.name, v.Hint)
+		if got == noRule && v.Hint() != tt.name {
+			t.Errorf("%q: %s: hint %q", tt.policy, tt.name, v.Hint())
 		}
 	}
 }
@@ -379,8 +379,8 @@ func TestPolicyFacts(t *testing.T) {
 	line := Line{"deny", "any/udp", Pos{"--deny", 0, 1}, 1}
 	p, _ := Compile(Config{Lines: []Line{line}})
 	const want = "the rule --deny any/udp (command line) denies it"
-	if v := p.Decide(parseFlow(t, "udp 8.8.8.8 53")); v.Reason != want {
-		t.Errorf("reason %q, want %q", v.Reason, want)
+	if v := p.Decide(parseFlow(t, "udp 8.8.8.8 53")); v.Reason() != want {
+		t.Errorf("reason %q, want %q", v.Reason(), want)
 	}
 }
 
@@ -444,7 +444,7 @@ func TestHasBelow(t *testing.T) {
 // has it: that opens nothing.
 func TestISATAP(t *testing.T) {
 	p := compile(t, "allow 8.8.8.8")
-	if v := p.Decide(Flow{Addr: netip.MustParseAddr("2606:4700::5efe:808:808"), Port: 443}); v.Allow || v.Hint != "[2606:4700::5efe:808:808]:443" {
+	if v := p.Decide(Flow{Addr: netip.MustParseAddr("2606:4700::5efe:808:808"), Port: 443}); v.Allow || v.Hint() != "[2606:4700::5efe:808:808]:443" {
 		t.Errorf("%v: %s", v.Allow, v)
 	}
 }

@@ -39,19 +39,12 @@ type Rule struct {
 	Text  string // as it was written: "allow example.com:443"
 	Pos   Pos
 
-	host   host
-	scope  scope
-	ports  bool   // the rule names ports
-	names  int    // how many names and wildcards it speaks of
-	via    string // how what it allows goes out: Direct, Default, or a chain's name
-	reason string // of verdicts
-}
-
-func (r *Rule) why() string {
-	if r.Allow {
-		return "the rule " + r.String() + " allows it"
-	}
-	return "the rule " + r.String() + " denies it"
+	host  host
+	scope scope
+	ports bool   // the rule names ports
+	names int    // how many names and wildcards it speaks of
+	via   string // how what it allows goes out: Direct, Default, or a chain's name
+	list  string // the file of its list; "" if it has none
 }
 
 func (r *Rule) String() string { return r.Text + " (" + r.Pos.String() + ")" }

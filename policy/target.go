@@ -44,8 +44,35 @@ func ParseTarget(s string) (Target, error) {
 		t.Proto, list = UDP, sc.ports[UDP]
 	}
 	if !ports || len(list) != 1 || list[0].lo != list[0].hi {
-		return Target{}, fmt.Errorf("%q needs one port: %s", s, Destination(Flow{Addr: t.Addr, Name: t.Name, Port: 443}))
+		return Target{}, fmt.Errorf("%q needs one port: %s", s, Target{Addr: t.Addr, Name: t.Name, Port: 443})
 	}
 	t.Port = list[0].lo
 	return t, nil
+}
+
+// String writes the target as a rule for it would name it.
+func (t Target) String() string {
+	t.Addr = Embedded(t.Addr) // what rules see
+	return t.written()
+}
+
+// written is String for an address that is what it is.
+func (t Target) written() string {
+	to := string(t.Name)
+	switch {
+	case to != "" && likeKeyword(to) != "":
+		to += "."
+	case to != "":
+	case t.Port != 0 && t.Addr.Is6():
+		to = "[" + t.Addr.String() + "]"
+	default:
+		to = t.Addr.String()
+	}
+	if t.Port != 0 {
+		to = fmt.Sprintf("%s:%d", to, t.Port)
+	}
+	if t.Proto == UDP || t.Proto == ICMP {
+		to += "/" + t.Proto.String()
+	}
+	return to
 }

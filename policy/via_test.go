@@ -149,7 +149,7 @@ func TestVia(t *testing.T) {
 				got = "default"
 			}
 			if !v.Allow {
-				got = "- " + v.Reason
+				got = "- " + v.Reason()
 			}
 			if got != want {
 				t.Errorf("%q: %s => %s, want %s", tt.policy, what, got, want)

@@ -94,10 +94,10 @@ func (p *Proxy) decideFrom(proto policy.Proto, client netip.AddrPort, port uint1
 func (p *Proxy) decideClient(rules *policy.Policy, proto policy.Proto, from netip.AddrPort) policy.Verdict {
 	a := from.Addr().WithZone("")
 	if _, ours := p.synthetic(a); ours && len(rules.Upstreams) > 0 {
-		return policy.Verdict{Reason: "it is an address that stands for a name"}
+		return policy.Deny("it is an address that stands for a name")
 	}
 	if own(a) {
-		return policy.Verdict{Reason: "it is an address of appfw's own"}
+		return policy.Deny("it is an address of appfw's own")
 	}
 	return rules.DecideFrom(proto, a, from.Port())
 }
@@ -135,7 +135,7 @@ func (p *Proxy) ended(d *decision, v policy.Verdict, sent, received int64) {
 func (p *Proxy) again(d *decision) policy.Verdict {
 	rules := p.Policy()
 	if d.still != nil && !d.still() {
-		return policy.Verdict{Reason: "its user may not use the proxy any more, or under another policy"}
+		return policy.Deny("its user may not use the proxy any more, or under another policy")
 	}
 	if rules == d.rules {
 		return d.verdict
@@ -145,7 +145,7 @@ func (p *Proxy) again(d *decision) policy.Verdict {
 	}
 	v, _ := p.decideAsked(rules, d.proto, d.dst, d.asked)
 	if v.Allow && p.chain(v.Via) != d.chain {
-		return policy.Verdict{Reason: "the policy has changed, and it would go out another way now"}
+		return policy.Deny("the policy has changed, and it would go out another way now")
 	}
 	if v.Allow && d.real != nil {
 		if v, _ := p.decideReal(rules, d.proto, d.real.dst, &d.real.pin); !v.Allow {
@@ -158,7 +158,7 @@ func (p *Proxy) again(d *decision) policy.Verdict {
 	d.shown.mu.Lock()
 	defer d.shown.mu.Unlock()
 	if !d.looked || d.shown.many { // it may have shown one that is denied
-		return policy.Verdict{Reason: "the policy has changed, and not every name that the flow has shown is known"}
+		return policy.Deny("the policy has changed, and not every name that the flow has shown is known")
 	}
 	for _, shown := range d.shown.names {
 		if v := p.decideShown(rules, d, shown); !v.Allow {
@@ -230,7 +230,7 @@ func (p *Proxy) Decide(rules *policy.Policy, proto policy.Proto, dst netip.AddrP
 func (p *Proxy) decideAsked(rules *policy.Policy, proto policy.Proto, dst netip.AddrPort, asked *dnsguard.Pin) (v policy.Verdict, name policy.Name) {
 	if name, ours := p.synthetic(dst.Addr()); name != "" || ours && len(rules.Upstreams) > 0 {
 		if name == "" {
-			return policy.Verdict{Reason: "it is an address that stands for a name, and was given out for none"}, ""
+			return policy.Deny("it is an address that stands for a name, and was given out for none"), ""
 		}
 		return rules.Decide(policy.Flow{Proto: proto, Port: dst.Port(), Name: name, Pinned: true}), name
 	}
@@ -240,17 +240,17 @@ func (p *Proxy) decideAsked(rules *policy.Policy, proto policy.Proto, dst netip.
 // decideReal is decideAsked for an address that stands for itself.
 func (p *Proxy) decideReal(rules *policy.Policy, proto policy.Proto, dst netip.AddrPort, asked *dnsguard.Pin) (v policy.Verdict, name policy.Name) {
 	if own(dst.Addr()) {
-		return policy.Verdict{Reason: "it is an address of appfw's own"}, ""
+		return policy.Deny("it is an address of appfw's own"), ""
 	}
 	if Among(p.Own, dst) {
-		return policy.Verdict{Reason: "it is a port of appfw's own"}, ""
+		return policy.Deny("it is a port of appfw's own"), ""
 	}
 	v, name = p.decidePinned(rules, proto, dst, asked)
-	if v.Allow && (v.ByName || v.Rule == nil) && onThisHost(dst.Addr()) {
+	if v.Allow && (v.ByName || v.Rule() == nil) && onThisHost(dst.Addr()) {
 		// A name's owner must not be able to point the app at the host itself,
 		// and its services are no more open by default than its loopback.
-		to := policy.Destination(policy.Flow{Proto: proto, Addr: dst.Addr(), Port: dst.Port()})
-		v = policy.Verdict{Reason: "it is an address of this host, and no rule names that", Hint: to}
+		v = policy.Deny("it is an address of this host, and no rule names that")
+		v.Lacks = policy.Target{Proto: proto, Addr: dst.Addr(), Port: dst.Port()}
 	}
 	return v, name
 }

@@ -66,7 +66,7 @@ func TestAgain(t *testing.T) {
 			t.Errorf("%q: denied under its own policy: %+v", c.before, v)
 		}
 		rules = compile(c.after)
-		if v := p.again(&d); v.Allow != (c.want == "") || !v.Allow && v.Reason != c.want {
+		if v := p.again(&d); v.Allow != (c.want == "") || !v.Allow && v.Reason() != c.want {
 			t.Errorf("%q, then %q: %+v, want %q", c.before, c.after, v, c.want)
 		}
 	}

@@ -23,7 +23,7 @@ func (in *intake) echo(p netns.Packet) {
 	d := in.decide(in.origin(p), policy.ICMP, p.Dst, nil)
 	v := d.verdict
 	if chained, _ := in.synthetic(p.Dst.Addr()); v.Allow && (v.Via != policy.Direct || chained != "") {
-		v = policy.Verdict{Reason: "upstreams carry no ICMP"}
+		v = policy.Deny("upstreams carry no ICMP")
 	}
 	if !v.Allow {
 		in.refuse(p, v)

@@ -164,7 +164,7 @@ func (c *client) enter(user, password string) bool {
 	}
 	if c.Proxy = c.explicit.admit(user, password); c.Proxy == nil {
 		c.explicit.all.Log(Event{
-			Verdict: policy.Verdict{Reason: "the user and the password are nobody's"}, Proto: "tcp", Client: c.client, User: user,
+			Verdict: policy.Deny("the user and the password are nobody's"), Proto: "tcp", Client: c.client, User: user,
 		})
 		return false
 	}
@@ -193,11 +193,11 @@ func (a *asker) destinations(ctx context.Context, proto policy.Proto, host strin
 		return &refused{e.What(), v}
 	}
 	if port == 0 {
-		return nil, deny(policy.Verdict{Reason: "there is no port 0"}, host, netip.Addr{})
+		return nil, deny(policy.Deny("there is no port 0"), host, netip.Addr{})
 	}
 	if addr, err := netip.ParseAddr(host); err == nil {
 		if addr.Zone() != "" {
-			return nil, deny(policy.Verdict{Reason: "addresses with a zone mean nothing to others"}, host, netip.Addr{})
+			return nil, deny(policy.Deny("addresses with a zone mean nothing to others"), host, netip.Addr{})
 		}
 		d := a.decide(a.origin, proto, netip.AddrPortFrom(addr.Unmap(), port), nil)
 		if !d.verdict.Allow {
@@ -207,7 +207,7 @@ func (a *asker) destinations(ctx context.Context, proto policy.Proto, host strin
 	}
 	name, err := policy.ParseName(host)
 	if err != nil {
-		return nil, deny(policy.Verdict{Reason: "not the name of a host: " + err.Error()}, host, netip.Addr{})
+		return nil, deny(policy.Deny("not the name of a host: "+err.Error()), host, netip.Addr{})
 	}
 	if !dnsguard.Localhost(name) { // that is an address in all but spelling
 		if v := a.Policy().Decide(policy.Flow{Proto: proto, Port: port, Name: name, Pinned: true}); !v.Allow {

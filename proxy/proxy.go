@@ -135,9 +135,9 @@ func (p *Proxy) Alive() {
 func (in *intake) packet(p netns.Packet, err error) {
 	switch {
 	case err != nil:
-		in.refuse(p, policy.Verdict{Reason: "it hides where it goes: " + err.Error()})
+		in.refuse(p, policy.Deny("it hides where it goes: "+err.Error()))
 	case !in.fromApp(p):
-		in.refuse(p, policy.Verdict{Reason: "its source address " + p.Src.Addr().String() + " is not the app's"})
+		in.refuse(p, policy.Deny("its source address "+p.Src.Addr().String()+" is not the app's"))
 	case p.Proto == unix.IPPROTO_TCP:
 		in.syn(p)
 	case p.Proto == unix.IPPROTO_UDP:
@@ -145,7 +145,7 @@ func (in *intake) packet(p netns.Packet, err error) {
 	case p.Echo():
 		in.echo(p)
 	default:
-		in.refuse(p, policy.Verdict{Reason: "only TCP, UDP and ICMP echo are carried"})
+		in.refuse(p, policy.Deny("only TCP, UDP and ICMP echo are carried"))
 	}
 }
 
@@ -186,7 +186,7 @@ func (in *intake) refuse(p netns.Packet, v policy.Verdict) {
 func (in *intake) refuseQUIC(p netns.Packet, v policy.Verdict) bool {
 	var hellos quicHellos
 	_, _, _ = hellos.read(p.Payload)
-	refusal := hellos.refusal("appfw: " + v.Reason)
+	refusal := hellos.refusal("appfw: " + v.Reason())
 	if refusal == nil {
 		return false
 	}
@@ -229,7 +229,7 @@ func shortage(err error) bool {
 }
 
 // errShort is why a flow is refused then.
-var errShort = policy.Verdict{Reason: "appfw has no file descriptor left for it (ulimit -n raises the limit)"}
+var errShort = policy.Deny("appfw has no file descriptor left for it (ulimit -n raises the limit)")
 
 // connListener is a listener that connections are handed to.
 type connListener struct {

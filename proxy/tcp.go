@@ -115,11 +115,9 @@ func (in *intake) dial(p netns.Packet, k flowKey, c *pendingTCP) {
 
 // unconnected reports the end of a flow whose destination could not be reached.
 func (p *Proxy) unconnected(d *decision, err error) {
-	v := d.verdict
-	v.Reason += "; connecting failed: " + plain(err).Error()
-	p.ended(d, v, 0, 0)
+	p.ended(d, d.verdict.Because(d.verdict.Reason()+"; connecting failed: "+plain(err).Error()), 0, 0)
 	if failed := failure(err); failed != nil {
-		p.deny(d, policy.Verdict{Reason: "the upstream failed: " + failed.Error()})
+		p.deny(d, policy.Deny("the upstream failed: "+failed.Error()))
 	}
 }
 
@@ -204,7 +202,7 @@ func (in *intake) accept(l net.Listener) {
 func (p *Proxy) relay(ctx context.Context, r *relay) {
 	if r.looked {
 		r.judge = func(shown policy.Name) bool { return p.judge(&r.decision, shown).Allow }
-		r.garbled = func(err error) { p.deny(&r.decision, policy.Verdict{Reason: err.Error()}) }
+		r.garbled = func(err error) { p.deny(&r.decision, policy.Deny(err.Error())) }
 	}
 	sent, received := r.run(ctx)
 	p.untrack(r)

@@ -180,14 +180,14 @@ func (in *intake) openUDP(k flowKey, f *udpFlow, first netns.Packet) {
 	default:
 		why, _ := unreachable(err)
 		if failed := failure(err); failed != nil {
-			in.deny(&f.decision, policy.Verdict{Reason: "the upstream failed: " + failed.Error()})
+			in.deny(&f.decision, policy.Deny("the upstream failed: "+failed.Error()))
 		}
 		for _, p := range waiting {
 			switch {
 			case shortage(err):
 				in.refuse(p, errShort)
 			case errors.Is(err, errNoUDP):
-				in.refuse(p, policy.Verdict{Reason: errNoUDP.Error()})
+				in.refuse(p, policy.Deny(errNoUDP.Error()))
 			default:
 				_ = in.gate.Reject(p, why)
 			}
@@ -444,7 +444,7 @@ func (p *Proxy) look(f *udpFlow, datagram []byte) (pass, denied bool) {
 		err = errLongHello
 	}
 	if err != nil {
-		v := policy.Verdict{Reason: err.Error()}
+		v := policy.Deny(err.Error())
 		p.deny(&f.decision, v)
 		f.refuse(v)
 		return false, true
@@ -471,7 +471,7 @@ var errLongHello = errors.New("the QUIC ClientHello does not end")
 // refuse tells the app that a flow is denied from here on: by an ICMP error, and
 // in QUIC's own way, as few clients hear of the other.
 func (f *udpFlow) refuse(v policy.Verdict) {
-	if refusal := f.hellos.refusal("appfw: " + v.Reason); refusal != nil {
+	if refusal := f.hellos.refusal("appfw: " + v.Reason()); refusal != nil {
 		_ = f.app.deliver([][]byte{refusal})
 	}
 	f.app.unreachable(netns.Prohibited)

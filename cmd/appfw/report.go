@@ -178,12 +178,12 @@ func (r *reporter) searched(name string) bool {
 }
 
 func newRecord(event string, v policy.Verdict) record {
-	rec := record{Time: time.Now(), Event: event, Verdict: "deny", Direction: "out", Reason: v.Reason}
+	rec := record{Time: time.Now(), Event: event, Verdict: "deny", Direction: "out", Reason: v.Reason()}
 	if v.Allow {
 		rec.Verdict = "allow"
 	}
-	if v.Rule != nil {
-		rec.Rule = v.Rule.String()
+	if rule := v.Rule(); rule != nil {
+		rec.Rule = rule.String()
 	}
 	return rec
 }

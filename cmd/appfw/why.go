@@ -73,7 +73,7 @@ func explain(c *cobra.Command, flags policyFlags, dest string) error {
 	if target.Name != "" {
 		v := rules.DecideName(target.Name)
 		if !v.Allow {
-			v.Hint = policy.Destination(policy.Flow{Proto: target.Proto, Name: target.Name, Port: target.Port})
+			v.Lacks = policy.Target{Proto: target.Proto, Name: target.Name, Port: target.Port}
 			return verdict(c, "dns "+string(target.Name), v)
 		}
 		addrs, _, err = guard.Resolve(c.Context(), target.Name)
@@ -81,7 +81,7 @@ func explain(c *cobra.Command, flags policyFlags, dest string) error {
 			return verdict(c, "dns "+string(target.Name), denied.Verdict)
 		}
 		if err != nil {
-			fmt.Fprintf(c.OutOrStdout(), "%s: %s (%s)\n", target.Name, err, v.Reason)
+			fmt.Fprintf(c.OutOrStdout(), "%s: %s (%s)\n", target.Name, err, v.Reason())
 			return &exitError{code: exitDenied}
 		}
 	}
@@ -95,7 +95,7 @@ func explain(c *cobra.Command, flags policyFlags, dest string) error {
 			what += " (" + a.String() + ")"
 		}
 		if v.Allow && v.Via != policy.Direct {
-			v.Reason += ", by " + policies.chains[v.Via].String()
+			v = v.Because(v.Reason() + ", by " + policies.chains[v.Via].String())
 		}
 		if name != "" && slices.Contains(said, what) { // of both addresses that stand for it
 			continue
@@ -111,7 +111,7 @@ func explain(c *cobra.Command, flags policyFlags, dest string) error {
 // verdict prints one; it is an error if it denies.
 func verdict(c *cobra.Command, what string, v policy.Verdict) error {
 	if v.Allow {
-		fmt.Fprintf(c.OutOrStdout(), "allow %s: %s\n", what, v.Reason)
+		fmt.Fprintf(c.OutOrStdout(), "allow %s: %s\n", what, v.Reason())
 		return nil
 	}
 	fmt.Fprintln(c.OutOrStdout(), printable(fmt.Sprintf("deny %s: %s", what, v)))

@@ -1,0 +1,89 @@
+package policy
+
+// Verdict is a decision with its reason. It is small, holds on to no more of the
+// policy than the rule, and has words made only when they are asked for.
+type Verdict struct {
+	Allow bool
+
+	// ByName tells of an allowed flow that it is allowed for its name alone:
+	// any other name that the flow shows is to be judged as well. Exact tells
+	// that the rule is for that very name, not for many by a wildcard.
+	ByName, Exact bool
+
+	// Via is how an allowed flow goes out: Direct, or the name of a chain in
+	// Upstreams.
+	Via string
+
+	// Lacks is what is denied only because no rule allows it. Without an address
+	// and a name: nothing.
+	Lacks Target
+
+	rule    *Rule  // that decided; nil if none did
+	line    uint32 // of the entry of its list that did; 0: it has none
+	reason  string // in place of what the rule says
+	alias   Name   // that the name leads to, and by which it is denied
+	from    bool   // it is on a client
+	special bool   // its name is allowed, but leads to a special address
+}
+
+// Deny is a denial by no rule, for a reason in plain words.
+func Deny(reason string) Verdict { return Verdict{reason: reason} }
+
+// Because is the verdict with another reason.
+func (v Verdict) Because(reason string) Verdict {
+	v.reason, v.alias = reason, ""
+	return v
+}
+
+// Rule is the rule that decided, nil if none did. An entry of a list is a rule of
+// its own.
+func (v Verdict) Rule() *Rule {
+	if v.line == 0 {
+		return v.rule
+	}
+	return &Rule{Allow: v.rule.Allow, Text: v.rule.Text, Pos: Pos{File: v.rule.list, Line: int(v.line)}}
+}
+
+// Reason says in plain words why.
+func (v Verdict) Reason() string {
+	reason := v.reason
+	if r := v.Rule(); reason == "" && r != nil {
+		does := " denies it"
+		if r.Allow {
+			does = " allows it"
+		}
+		reason = "the rule " + r.String() + does
+	}
+	if v.alias != "" {
+		reason = "its name leads to " + string(v.alias) + ", and " + reason
+	}
+	return reason
+}
+
+// Hint is a destination that, if it were allowed, would make the verdict another;
+// "" if there is none.
+func (v Verdict) Hint() string {
+	to := v.Lacks
+	switch {
+	case to.Name == "" && !to.Addr.IsValid():
+		return ""
+	case v.from: // the address is what it is
+		return to.written()
+	case to.Addr.IsValid() && Special(to.Addr) != "":
+		to.Name = "" // no name leads there
+	}
+	return to.String()
+}
+
+// String is the reason, and what to do about a denial.
+func (v Verdict) String() string {
+	hint := v.Hint()
+	if v.Allow || hint == "" {
+		return v.Reason()
+	}
+	flag := "--allow "
+	if v.from {
+		flag = "--allow-from "
+	}
+	return v.Reason() + " (to allow: " + flag + hint + ")"
+}
