@@ -55,11 +55,13 @@ func prefixes(list ...string) []netip.Prefix {
 // ordinary one. An address that embeds another is what that is. ISATAP embeds
 // within any prefix: an ordinary address in a private one stays private.
 func Special(a netip.Addr) string {
-	kind, ok := special.Lookup(Embedded(a))
-	if inner, is := isatap(a); is {
-		kind, ok = special.Lookup(inner)
+	a = a.WithZone("").Unmap()
+	inner := Embedded(a)
+	if of, is := isatap(a); is {
+		inner = of
 	}
-	if a = a.WithZone("").Unmap(); !ok && !teredo.Contains(a) {
+	kind, ok := special.Lookup(inner)
+	if !ok && inner != a && !teredo.Contains(a) {
 		kind, _ = special.Lookup(a)
 	}
 	return kind
@@ -103,7 +105,10 @@ func Embedded(a netip.Addr) netip.Addr {
 // (RFC 5214, 6.1). Whoever has a prefix can give a host such an address, so it is
 // not where packets are delivered to: it only may be.
 func isatap(a netip.Addr) (inner netip.Addr, ok bool) {
+	if !a.Is6() || a.Is4In6() {
+		return inner, false
+	}
 	b := a.As16()
-	ok = a.Is6() && !a.Is4In6() && b[8]&^0x02 == 0 && b[9] == 0 && b[10] == 0x5e && b[11] == 0xfe
+	ok = b[8]&^0x02 == 0 && b[9] == 0 && b[10] == 0x5e && b[11] == 0xfe
 	return netip.AddrFrom4([4]byte(b[12:16])), ok
 }
