@@ -105,6 +105,9 @@ func checkLabel(label string) error {
 // numeric tells whether resolvers could take a name that ends in this label
 // for an IPv4 address (WHATWG URL, "ends in a number").
 func numeric(label string) bool {
+	if !isDigit(label[0]) {
+		return false
+	}
 	if hex, ok := strings.CutPrefix(label, "0x"); ok {
 		return strings.Trim(hex, "0123456789abcdef") == ""
 	}

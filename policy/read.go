@@ -2,6 +2,7 @@ package policy
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -74,8 +75,10 @@ func readList(name string, r io.Reader, add func(h host, line int) error) error 
 				if localNames[strings.TrimSuffix(strings.ToLower(word), ".")] {
 					continue
 				}
-				if _, aerr := netip.ParseAddr(word); aerr == nil {
-					continue // "0.0.0.0 0.0.0.0", as many lists have it
+				if likeAddress(word) {
+					if _, aerr := netip.ParseAddr(word); aerr == nil {
+						continue // "0.0.0.0 0.0.0.0", as many lists have it
+					}
 				}
 				if h, err = parseEntry(word); err == nil && h.kind != exactName {
 					err = errors.New("not a name")
@@ -118,7 +121,7 @@ func listError(name string, line int, text, word string, err error) error {
 // parseEntry parses an entry of a list. There, internationalized names are
 // taken in either spelling and keywords mean nothing.
 func parseEntry(s string) (host, error) {
-	if c := s[0]; isDigit(c) || strings.Count(s, ":") > 1 {
+	if likeAddress(s) {
 		if p, isAddress, err := parsePrefix(s); isAddress {
 			return host{kind: addresses, prefixes: []netip.Prefix{p}}, err
 		}
@@ -130,26 +133,30 @@ func parseEntry(s string) (host, error) {
 		kind, s = treeName, r
 	}
 	n, err := ParseName(s)
-	var spelling *SpellingError
-	if errors.As(err, &spelling) {
+	if spelling, ok := errors.AsType[*SpellingError](err); ok {
 		n, err = ParseName(spelling.Canonical)
 	}
 	return host{kind: kind, name: n}, err
 }
 
+// likeAddress tells whether s may be an address.
+func likeAddress(s string) bool { return isDigit(s[0]) || strings.Count(s, ":") > 1 }
+
 // eachLine calls fn with each line and its number from 1.
 func eachLine(name string, r io.Reader, fn func(text string, number int) error) error {
 	s := bufio.NewScanner(r)
 	s.Buffer(make([]byte, 0, 4096), maxLine)
+	s.Split(manyLines)
 	number := 0
 	for s.Scan() {
-		number++
-		text := s.Text()
-		if number == 1 {
-			text = strings.TrimPrefix(text, "\ufeff")
-		}
-		if err := fn(text, number); err != nil {
-			return err
+		for text := range strings.Lines(s.Text()) {
+			number++
+			if number == 1 {
+				text = strings.TrimPrefix(text, "\ufeff")
+			}
+			if err := fn(strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r"), number); err != nil {
+				return err
+			}
 		}
 	}
 	switch err := s.Err(); {
@@ -159,6 +166,18 @@ func eachLine(name string, r io.Reader, fn func(text string, number int) error) 
 		return fmt.Errorf("read %s: %w", name, err)
 	}
 	return nil
+}
+
+// manyLines is a [bufio.SplitFunc] for as many whole lines as are there.
+func manyLines(data []byte, atEOF bool) (advance int, token []byte, err error) {
+	end := bytes.LastIndexByte(data, '\n') + 1
+	if atEOF {
+		end = len(data)
+	}
+	if end == 0 {
+		return 0, nil, nil
+	}
+	return end, data[:end], nil
 }
 
 type field struct {
@@ -181,10 +200,20 @@ func fieldsAt(text string) []field {
 
 // cutField takes the first field of text. Spaces, tabs and CR divide fields.
 func cutField(text string) (word, rest string) {
-	text = strings.TrimLeft(text, " \t\r")
-	i := strings.IndexAny(text, " \t\r")
-	if i < 0 {
-		return text, ""
+	text = trimBlanks(text)
+	for i := range len(text) {
+		if isBlank(text[i]) {
+			return text[:i], trimBlanks(text[i:])
+		}
 	}
-	return text[:i], strings.TrimLeft(text[i:], " \t\r")
+	return text, ""
+}
+
+func isBlank(c byte) bool { return c == ' ' || c == '\t' || c == '\r' }
+
+func trimBlanks(text string) string {
+	for text != "" && isBlank(text[0]) {
+		text = text[1:]
+	}
+	return text
 }
