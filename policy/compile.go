@@ -51,6 +51,7 @@ func Compile(c Config) (*Policy, error) {
 			p.Upstreams[torName] = []Line{{Word: "upstream", Arg: torName, Pos: via.Pos}}
 		}
 	}
+	p.ancestors.fit()
 	if b.defaultPos == nil {
 		p.fallback = !b.allows && p.count > 0
 	}
@@ -59,7 +60,7 @@ func Compile(c Config) (*Policy, error) {
 }
 
 func newPolicy() *Policy {
-	return &Policy{names: make(map[Name]*nameRules), ancestors: make(map[Name]struct{}), Upstreams: make(map[string][]Line)}
+	return &Policy{names: make(map[Name]*nameRules), Upstreams: make(map[string][]Line)}
 }
 
 type builder struct {
@@ -308,10 +309,9 @@ func (b *builder) opened(h host) {
 		up = up.parent()
 	}
 	for ; up != ""; up = up.parent() {
-		if _, known := b.ancestors[up]; known {
-			return // and so are those above
+		if !b.ancestors.insert(up) {
+			return // it is known, and so are those above
 		}
-		b.ancestors[Name(strings.Clone(string(up)))] = struct{}{}
 	}
 }
 
@@ -411,7 +411,7 @@ func (b *builder) list(l Line, rule *Rule, file string) error {
 		return err
 	}
 	for i := range set.names {
-		set.names[i].index()
+		set.names[i].fit()
 		b.denyNames = b.denyNames || !rule.Allow && set.names[i].count > 0
 	}
 	b.lists = append(b.lists, set)

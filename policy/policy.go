@@ -33,7 +33,7 @@ type Policy struct {
 	lists    []*list
 	rules    []*Rule // all of them, in the order of the lines
 
-	ancestors map[Name]struct{} // of the names that are allowed
+	ancestors nameSet // of the names that are allowed
 
 	from    *Policy // judges clients of published ports; nil in itself
 	ingress bool    // it is such a policy
@@ -410,7 +410,7 @@ func appendTurns(turns []uint16, matches []match) []uint16 {
 // HasBelow tells whether some name below n may be resolved. To say that n does
 // not exist would then be to say that they do not, either (RFC 8020).
 func (p *Policy) HasBelow(n Name) bool {
-	if _, ok := p.ancestors[n]; ok {
+	if _, ok := p.ancestors.find(n); ok {
 		return true
 	}
 	return p.DecideName("*." + n).Allow // a name that no rule has: what holds for all
