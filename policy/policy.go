@@ -119,7 +119,7 @@ func (x *match) byName() bool { return x.kind != anyHost && x.kind != addresses 
 func (p *Policy) Decide(f Flow) Verdict {
 	var buffer [8]match // most flows match few rules: no need of the heap
 	all := p.matchFlow(buffer[:0], f)
-	return p.decide(f, p.special(f.Addr), all, all[:0])
+	return p.decide(&f, p.special(f.Addr), all, all[:0])
 }
 
 // DecideFrom says whether a client with the address may come to a published port.
@@ -169,7 +169,7 @@ func (p *Policy) special(a netip.Addr) string {
 // decide is Decide with the kind of the address and the rules that match at hand.
 // It keeps those that match the protocol and port as well in matches, which may be
 // the start of all.
-func (p *Policy) decide(f Flow, kind string, all, matches []match) Verdict {
+func (p *Policy) decide(f *Flow, kind string, all, matches []match) Verdict {
 	switch kind {
 	case "multicast", "broadcast", "this host":
 		return Deny(kind + " addresses are not carried")
@@ -198,7 +198,7 @@ func (p *Policy) decide(f Flow, kind string, all, matches []match) Verdict {
 // deniedAs is the verdict of the rule for names that denies the flow if it goes by
 // way of the alias. Rules for any host do not count: they speak of the name that
 // was asked for.
-func (p *Policy) deniedAs(f Flow, alias Name) (v Verdict, denied bool) {
+func (p *Policy) deniedAs(f *Flow, alias Name) (v Verdict, denied bool) {
 	var buffer [4]match
 	all := slices.DeleteFunc(p.matchName(buffer[:0], alias), func(x match) bool { return !x.rule.scope.matches(f.Proto, f.Port) })
 	for i := range all {
@@ -222,7 +222,7 @@ func carvedOut(d *match, all []match) bool {
 }
 
 // judge weighs the rules that match.
-func (p *Policy) judge(f Flow, kind string, matches []match, unpinned bool) Verdict {
+func (p *Policy) judge(f *Flow, kind string, matches []match, unpinned bool) Verdict {
 	namedSpecial := false
 	valid := matches[:0]
 	for i := range matches {
@@ -370,10 +370,10 @@ func (p *Policy) eachFlow(f Flow, found func(f Flow, v Verdict, opened bool) boo
 	all := p.matchFlow(buffer[:0], f)
 	// Between two ports at which a rule begins or ends the verdict is the same.
 	var ports [32]uint16
-	turns := append(ports[:0], 1, 854, 5354, 5356) // 1, and after the guarded ones
-	turns = appendTurns(turns, all)
+	turns := appendTurns(append(ports[:0], 1), all)
 	for _, alias := range f.Aliases {
-		turns = appendTurns(turns, p.matchName(nil, alias))
+		var buffer [4]match
+		turns = appendTurns(turns, p.matchName(buffer[:0], alias))
 	}
 	slices.Sort(turns)
 	turns = slices.Compact(turns)
@@ -384,8 +384,11 @@ func (p *Policy) eachFlow(f Flow, found func(f Flow, v Verdict, opened bool) boo
 			if f.Proto == ICMP {
 				f.Port = 0
 			}
-			opened := slices.ContainsFunc(all, func(x match) bool { return x.rule.Allow && x.rule.scope.matches(f.Proto, f.Port) })
-			if found(f, p.decide(f, kind, all, some[:0]), opened) {
+			opened := false
+			for i := range all {
+				opened = opened || all[i].rule.Allow && all[i].rule.scope.matches(f.Proto, f.Port)
+			}
+			if found(f, p.decide(&f, kind, all, some[:0]), opened) {
 				return
 			}
 			if f.Proto == ICMP {
@@ -395,12 +398,20 @@ func (p *Policy) eachFlow(f Flow, found func(f Flow, v Verdict, opened bool) boo
 	}
 }
 
-// appendTurns appends the ports at which what the rules say may change.
+// appendTurns appends the ports, other than 1, at which what the rules say may
+// change. Of what begins with a guarded port, that is no example: the next is one.
 func appendTurns(turns []uint16, matches []match) []uint16 {
 	for i := range matches {
 		for _, ranges := range matches[i].rule.scope.ports {
 			for _, r := range ranges {
-				turns = append(turns, max(r.lo, 1), max(r.hi+1, 1))
+				for _, port := range [...]uint16{r.lo, r.hi + 1} {
+					if port > 1 {
+						turns = append(turns, port)
+					}
+					if guarded(TCP, port) {
+						turns = append(turns, port+1)
+					}
+				}
 			}
 		}
 	}
