@@ -9,7 +9,7 @@ PACKAGES = bash busybox-static ca-certificates curl dante-server dnsutils gcc gi
 # Other packages of Node.js than Debian's bring it along.
 PACKAGES += $(if $(shell command -v npm),,npm)
 # And of those that appfw is measured beside.
-PEERS = dnsmasq-base dnsperf passt slirp4netns uidmap unbound
+PEERS = bubblewrap dnsmasq-base dnsperf firejail passt slirp4netns uidmap unbound
 
 GO_DIRS = ./... ./testdata/internet ./testdata/machine ./testdata/gotest ./testdata/bench
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -15,41 +16,38 @@ import (
 	"github.com/miekg/dns"
 )
 
-// cacheMeasures are of questions that the cache can answer.
 var cacheMeasures = []measure{
-	{dnsperfMode, far, 1, "", []figure{{"cached DNS questions", "1/s"}, {"same, mean latency", "µs"}}},
+	{cached, 0, "", []figure{{"cached DNS questions", "1/s", true}, {"same, mean latency", "µs", false}}},
+	{uncached, 0, "", []figure{{"uncached DNS questions", "1/s", true}, {"same, mean latency", "µs", false}}},
 }
 
 const (
-	// dnsperfMode is a measure by dnsperf(1), with 100 questions under way.
-	dnsperfMode = "dnsperf"
-	// cachedNames and cachedQuestions are files: 1,000 names, each with an address of its own, and for dnsperf.
-	cachedNames     = "names"
-	cachedQuestions = "questions"
+	// questions is a file of those for dnsperf(1), and cacheDomain what they are below.
+	questions   = "questions"
+	cacheDomain = "cache.example.com"
 	// appfwDNS is where appfw answers.
 	appfwDNS = "192.0.0.1:53"
 )
 
-// caches starts forwarding DNS caches, and lists them. dnsmasq and unbound serve on the simulated host's loopback,
-// which is nearer to dnsperf than appfw's namespace is.
+// caches lists forwarding DNS caches. dnsmasq and unbound are started on the simulated host's loopback, which is nearer
+// to dnsperf than appfw's namespace is. Without a cache, dnsperf asks the internet's resolver.
 func (b *bench) caches(t *tb) table {
+	resolver := b.internet.Resolver4().String()
 	list := look([]tool{
-		{name: "appfw", needs: "dnsperf", dns: appfwDNS, wrap: appfw(b.dir)},
+		{name: "bare", needs: "dnsperf", dns: net.JoinHostPort(resolver, "53"), wrap: bare},
+		{name: "appfw", dns: appfwDNS, wrap: b.appfw},
 		{name: "dnsmasq", needs: "dnsmasq", dns: "127.0.0.1:5301", wrap: bare},
 		{name: "unbound", needs: "unbound", dns: "127.0.0.1:5302", wrap: bare},
 	})
-	if list[0].missing {
-		return table{missing: "DNS caches: not measured, as dnsperf is not installed."}
+	all := table{title: "DNS caches", place: far, tools: list, measures: cacheMeasures}
+	if all.missing = list[0].missing; all.missing != "" {
+		return all
 	}
-	var names, questions strings.Builder
-	for i := range 1000 {
-		name := fmt.Sprintf("n%d.%s", i, dnsName)
-		b.internet.Zone().Handle(name, answering(netip.AddrFrom4([4]byte{11, 23, byte(i / 250), byte(i % 250)})))
-		fmt.Fprintln(&names, name)
-		fmt.Fprintln(&questions, name, "A")
+	b.internet.Zone().Set("*.new." + cacheDomain + " 3600 IN A 11.23.0.1")
+	for i := range cachedNames {
+		b.internet.Zone().Handle(cachedName(i), answering(netip.AddrFrom4([4]byte{11, 23, byte(i / 250), byte(i % 250)})))
 	}
-	resolver := b.internet.Resolver4().String()
-	unbound := fmt.Sprintf(`
+	err := writeFiles(b.dir, map[string]string{"unbound.conf": fmt.Sprintf(`
 server:
 	interface: 127.0.0.1@5302
 	do-daemonize: no
@@ -62,21 +60,26 @@ server:
 forward-zone:
 	name: "."
 	forward-addr: %s
-`, resolver)
-	for name, text := range map[string]string{cachedNames: names.String(), cachedQuestions: questions.String(), "unbound.conf": unbound} {
-		if err := os.WriteFile(filepath.Join(b.dir, name), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
+`, resolver)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all.start = func() (started serving, err error) {
+		if list[2].missing == "" {
+			err = b.serve(&started, "started", "dnsmasq", "--keep-in-foreground", "--log-facility=-", "--conf-file=/dev/null", "--pid-file=", "--user=",
+				"--no-hosts", "--no-resolv", "--server="+resolver, "--listen-address=127.0.0.1", "--bind-interfaces", "--port=5301", "--cache-size=10000")
 		}
+		if list[3].missing == "" && err == nil {
+			err = b.serve(&started, "start of service", "unbound", "-d", "-c", filepath.Join(b.dir, "unbound.conf"))
+		}
+		return started, err
 	}
-	if !list[1].missing {
-		b.serve(t, "started", "dnsmasq", "--keep-in-foreground", "--log-facility=-", "--conf-file=/dev/null", "--pid-file=", "--user=", "--no-hosts",
-			"--no-resolv", "--server="+resolver, "--listen-address=127.0.0.1", "--bind-interfaces", "--port=5301", "--cache-size=10000")
-	}
-	if !list[2].missing {
-		b.serve(t, "start of service", "unbound", "-d", "-c", filepath.Join(b.dir, "unbound.conf"))
-	}
-	return table{tools: list, measures: cacheMeasures}
+	return all
 }
+
+const cachedNames = 1000
+
+func cachedName(i int) string { return fmt.Sprintf("n%d.%s", i, cacheDomain) }
 
 // answering answers with an address. Records of the zone would slow down all that it is asked.
 func answering(addr netip.Addr) dns.HandlerFunc {
@@ -89,40 +92,65 @@ func answering(addr netip.Addr) dns.HandlerFunc {
 }
 
 // serve starts a server of the simulated host, and waits for the word by which it says that it serves.
-func (b *bench) serve(t *tb, word, name string, args ...string) {
+func (b *bench) serve(started *serving, word, name string, args ...string) error {
 	c := b.internet.Command(b.ctx, b.internet.Ordinary(), name, args...)
 	read, write, err := os.Pipe()
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	c.Stdout, c.Stderr = write, write
 	err = c.Start()
 	_ = write.Close()
 	if err != nil {
-		t.Fatal(err)
+		_ = read.Close()
+		return err
 	}
+	*started = append(*started, c)
 	said, all := bufio.NewScanner(read), ""
 	for said.Scan() {
 		all += said.Text() + "\n"
 		if strings.Contains(said.Text(), word) {
 			go func() { // for what else it may say
+				defer func() { _ = read.Close() }()
 				for said.Scan() {
 				}
 			}()
-			return
+			return nil
 		}
 	}
-	t.Fatalf("%s does not start: %s", name, all)
+	_ = read.Close()
+	return fmt.Errorf("%s does not start: %s", name, all)
 }
 
-// dnsperfScript asks server $1 the questions $0 once, so that the cache has the answers, and then for $2 seconds.
+// dnsperfScript asks server $1 the questions $0 for $3 seconds, with 100 under way. If $2 is cached, it asks them once
+// before, so that the cache has the answers.
 const dnsperfScript = `
-ask() { dnsperf -s "${1%:*}" -p "${1#*:}" -d "$0" "$2" "$3" -c 10 -q 100; }
-ask "$1" -n 1 >/dev/null && ask "$1" -l "$2"
+ask() { dnsperf -s "${server%:*}" -p "${server#*:}" -d "$questions" "$1" "$2" -c 10 -q 100; }
+questions=$0 server=$1
+{ [ "$2" != cached ] || ask -n 1 >/dev/null; } && ask -l "$3"
 `
 
-func dnsperf(dir, server string, span time.Duration) []string {
-	return []string{"sh", "-c", dnsperfScript, filepath.Join(dir, cachedQuestions), server, fmt.Sprint(span.Seconds())}
+// dnsperf asks for names that are all known, or all new.
+func (b *bench) dnsperf(t tool, mode string) ([]float64, error) {
+	names := cachedName
+	count := cachedNames
+	if mode == uncached {
+		count = int(200_000 * b.span.Seconds()) // more than can be asked
+		now := time.Now().UnixNano()
+		names = func(i int) string { return fmt.Sprintf("n%d-%d.new.%s", now, i, cacheDomain) }
+	}
+	var text strings.Builder
+	for i := range count {
+		fmt.Fprintln(&text, names(i), "A")
+	}
+	if err := writeFiles(b.dir, map[string]string{questions: text.String()}); err != nil {
+		return nil, err
+	}
+	said, err := b.output(t, []string{"sh", "-c", dnsperfScript, filepath.Join(b.dir, questions), t.dns, mode, fmt.Sprint(b.span.Seconds())}, "*."+cacheDomain)
+	if err != nil {
+		return nil, err
+	}
+	return readDnsperf(said)
 }
 
 var (

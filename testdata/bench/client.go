@@ -10,92 +10,93 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
 )
 
-// clientCommand makes this program the command that tools run: client MODE ADDR DURATION [PROTOCOL PROXY]. It prints
-// its figures as a JSON array.
+// clientCommand makes this program the command that tools run: client JOB, with the job as JSON. It prints its figures
+// as a JSON array.
 const clientCommand = "client"
 
-const (
-	chunk = 256 << 10
-	// askers is how many DNS queries are under way at a time.
-	askers = 8
-)
-
-// What a connection's first byte tells the server. For bulk, a duration follows.
-const (
-	wantSink  = 'o' // read up to lastByte, then answer a byte
-	wantData  = 'i' // send for so long
-	wantReply = 'c' // answer a byte
-	wantPages = 'G' // answer HTTP requests for them: this is the first byte of GET
-)
-
-// lastByte ends what is sent to the server; all before it is 0. The end of data would not do: not every proxy passes
-// on that of one direction.
-const lastByte = 1
+// job is what a client does.
+type job struct {
+	Mode  string
+	N     int // see measure
+	Span  time.Duration
+	Addr  string   // of the server; none: the resolver of /etc/resolv.conf
+	Proxy string   // none: no proxy
+	Via   protocol // of the proxy
+}
 
 func client(args []string) error {
-	if len(args) != 3 && len(args) != 5 {
-		return errors.New("usage: client MODE ADDR DURATION [PROTOCOL PROXY]")
+	var j job
+	if len(args) != 1 || json.Unmarshal([]byte(args[0]), &j) != nil {
+		return errors.New("usage: client JOB")
 	}
-	span, err := time.ParseDuration(args[2])
-	if err != nil {
-		return err
+	do := map[string]func() ([]float64, error){
+		"out": j.bulk, "in": j.bulk, "crr": j.connectRequestResponse, "get": j.requests, "idle": j.idle,
+		"datagrams": j.flood, "flood": j.flood, "echo": j.echo, "dns": j.askResolver, "policy": j.policy,
+	}[j.Mode]
+	if do == nil {
+		return fmt.Errorf("unknown mode %q", j.Mode)
 	}
-	to := dialer{addr: args[1]}
-	if len(args) == 5 {
-		to.via, to.proxy = protocol(args[3]), args[4]
-	}
-	var figures []float64
-	switch args[0] {
-	case "out":
-		figures, err = bulk(to, span, wantSink)
-	case "in":
-		figures, err = bulk(to, span, wantData)
-	case "crr":
-		figures, err = connectRequestResponse(to, span)
-	case "get":
-		figures, err = requests(to, span)
-	case "dns":
-		figures, err = askResolver(to.addr, span)
-	case "await":
-		err = await(to.addr, span)
-	}
+	figures, err := do()
 	if err != nil {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(figures)
 }
 
-func bulk(to dialer, span time.Duration, want byte) ([]float64, error) {
-	conn, err := to.dial()
-	if err != nil {
-		return nil, err
+// bulk sends or receives by N connections at a time.
+func (j job) bulk() ([]float64, error) {
+	sums, errs := make([]int64, j.N), make([]error, j.N)
+	conns := make([]net.Conn, j.N)
+	for i := range conns {
+		conn, err := j.dial()
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = conn.Close() }()
+		conns[i] = conn
 	}
-	defer func() { _ = conn.Close() }()
+	var streams sync.WaitGroup
 	began := time.Now()
-	if _, err = conn.Write(binary.BigEndian.AppendUint64([]byte{want}, uint64(span))); err != nil {
-		return nil, err
+	for i, conn := range conns {
+		streams.Go(func() { sums[i], errs[i] = j.stream(conn) })
 	}
+	streams.Wait()
+	took := time.Since(began)
 	var sum int64
+	for _, n := range sums {
+		sum += n
+	}
+	return []float64{float64(sum) * 8 / 1e9 / took.Seconds()}, errors.Join(errs...)
+}
+
+func (j job) stream(conn net.Conn) (sum int64, err error) {
+	want := byte(wantSink)
+	if j.Mode == "in" {
+		want = wantData
+	}
+	if _, err = conn.Write(binary.BigEndian.AppendUint64([]byte{want}, uint64(j.Span))); err != nil {
+		return 0, err
+	}
 	if want == wantData {
-		sum, err = drain(conn)
-	} else if sum, err = fill(conn, span); err == nil {
+		return drain(conn)
+	}
+	if sum, err = fill(conn, j.Span); err == nil {
 		if _, err = conn.Write([]byte{lastByte}); err == nil {
 			_, err = io.ReadFull(conn, make([]byte, 1)) // everything has arrived
 		}
 	}
-	return []float64{float64(sum) * 8 / 1e9 / time.Since(began).Seconds()}, err
+	return sum, err
 }
 
 // connectRequestResponse makes connection after connection. The server ends each, so that ports are free again.
-func connectRequestResponse(to dialer, span time.Duration) ([]float64, error) {
-	return again(span, func() error {
-		conn, err := to.dial()
+func (j job) connectRequestResponse() ([]float64, error) {
+	return again(j.Span, func() error {
+		conn, err := j.dial()
 		if err != nil {
 			return err
 		}
@@ -108,133 +109,94 @@ func connectRequestResponse(to dialer, span time.Duration) ([]float64, error) {
 	})
 }
 
-// again does the same again and again, and returns how often in a second, and how many µs that took in half of the
-// cases and in 99 %.
-func again(span time.Duration, do func() error) ([]float64, error) {
-	var times []float64
+// again does things side by side, each again and again, and returns how often in a second, and how many µs that took
+// in half of the cases and in 99 %.
+func again(span time.Duration, things ...func() error) ([]float64, error) {
+	times, errs := make([][]float64, len(things)), make([]error, len(things))
+	var doing sync.WaitGroup
 	began := time.Now()
-	for time.Since(began) < span {
-		start := time.Now()
-		if err := do(); err != nil {
-			return nil, fmt.Errorf("after %d times: %w", len(times), err)
-		}
-		times = append(times, float64(time.Since(start))/float64(time.Microsecond))
+	for i, do := range things {
+		doing.Go(func() {
+			for errs[i] == nil && time.Since(began) < span {
+				start := time.Now()
+				if err := do(); err != nil {
+					errs[i] = fmt.Errorf("after %d times: %w", len(times[i]), err)
+				}
+				times[i] = append(times[i], float64(time.Since(start))/float64(time.Microsecond))
+			}
+		})
 	}
-	rate := float64(len(times)) / time.Since(began).Seconds()
-	slices.Sort(times)
-	return []float64{rate, quantile(times, 0.5), quantile(times, 0.99)}, nil
+	doing.Wait()
+	took := time.Since(began)
+	all := slices.Concat(times...)
+	slices.Sort(all)
+	return []float64{float64(len(all)) / took.Seconds(), quantile(all, 0.5), quantile(all, 0.99)}, errors.Join(errs...)
 }
 
-// askResolver asks for the same name again and again.
-func askResolver(addr string, span time.Duration) ([]float64, error) {
-	if addr == "" {
+// askResolver asks for the same name again and again, N times at a time.
+func (j job) askResolver() ([]float64, error) {
+	if j.Addr == "" {
 		conf, err := dns.ClientConfigFromFile("/etc/resolv.conf")
 		if err != nil {
 			return nil, err
 		}
-		addr = conf.Servers[0]
+		j.Addr = net.JoinHostPort(conf.Servers[0], "53")
 	}
-	var answers atomic.Int64
-	errs := make([]error, askers)
-	var asking sync.WaitGroup
-	began := time.Now()
-	for i := range askers {
-		asking.Go(func() { errs[i] = ask(net.JoinHostPort(addr, "53"), began.Add(span), &answers) })
-	}
-	asking.Wait()
-	return []float64{float64(answers.Load()) / time.Since(began).Seconds()}, errors.Join(errs...)
-}
-
-func ask(addr string, until time.Time, answers *atomic.Int64) error {
-	conn, err := net.Dial("udp", addr)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close() }()
 	query, err := new(dns.Msg).SetQuestion(dns.Fqdn(dnsName), dns.TypeA).Pack()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for b := make([]byte, 1500); time.Now().Before(until); answers.Add(1) {
-		if _, err := conn.Write(query); err != nil {
+	var askers []func() error
+	for range j.N {
+		conn, err := net.Dial("udp", j.Addr)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = conn.Close() }()
+		b := make([]byte, 1500)
+		askers = append(askers, func() error {
+			size, err := exchange(conn, query, b)
+			if err == nil && (size < 12 || b[3]&15 != dns.RcodeSuccess || binary.BigEndian.Uint16(b[6:]) == 0) {
+				err = fmt.Errorf("the resolver's answer has no address: %x", b[:size])
+			}
 			return err
+		})
+	}
+	return again(j.Span, askers...)
+}
+
+// idle opens N connections and returns how many KiB each costs the tool's processes, which the server weighs.
+func (j job) idle() ([]float64, error) {
+	scales, err := j.dial()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = scales.Close() }()
+	weigh := func() (float64, error) {
+		b := make([]byte, 8)
+		_, err := scales.Write([]byte{wantWeight})
+		if err == nil {
+			_, err = io.ReadFull(scales, b)
 		}
-		_ = conn.SetReadDeadline(time.Now().Add(2 * time.Second)) // fails only for a closed connection
-		size, err := conn.Read(b)
+		return float64(binary.BigEndian.Uint64(b)), err
+	}
+	before, err := weigh()
+	if err != nil {
+		return nil, err
+	}
+	for i := range j.N {
+		conn, err := j.dial()
 		if err != nil {
-			return err
+			return nil, fmt.Errorf("after %d connections: %w", i, err)
 		}
-		if size < 12 || b[3]&15 != dns.RcodeSuccess || binary.BigEndian.Uint16(b[6:]) == 0 {
-			return fmt.Errorf("the resolver's answer has no address: %x", b[:size])
-		}
-	}
-	return nil
-}
-
-// serveAll serves connections until the listener is closed.
-func serveAll(l net.Listener) {
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			return
-		}
-		go func() {
-			defer func() { _ = conn.Close() }()
-			serve(conn)
-		}()
-	}
-}
-
-// serve does what a client wants. Errors are the client's to report.
-func serve(conn net.Conn) {
-	b := make([]byte, 9)
-	if _, err := io.ReadFull(conn, b[:1]); err != nil {
-		return
-	}
-	switch b[0] {
-	case wantReply:
-		_, _ = conn.Write(b[:1])
-		return
-	case wantPages:
-		servePages(conn, b[0])
-		return
-	}
-	if _, err := io.ReadFull(conn, b[1:]); err != nil {
-		return
-	}
-	if b[0] == wantData {
-		_, _ = fill(conn, time.Duration(binary.BigEndian.Uint64(b[1:])))
-	} else if _, err := drain(conn); err == nil {
-		_, _ = conn.Write(b[:1])
-	}
-}
-
-// fill sends for so long and returns how many bytes it sent.
-func fill(conn net.Conn, span time.Duration) (sum int64, err error) {
-	data := make([]byte, chunk)
-	for began := time.Now(); time.Since(began) < span && err == nil; {
-		var n int
-		n, err = conn.Write(data)
-		sum += int64(n)
-	}
-	return sum, err
-}
-
-// drain reads to the end of data, or to lastByte, and returns how many bytes there were.
-func drain(conn net.Conn) (sum int64, err error) {
-	data := chunks.Get().(*[]byte)
-	defer chunks.Put(data)
-	for {
-		n, err := conn.Read(*data)
-		sum += int64(n)
-		if err == io.EOF || n > 0 && (*data)[n-1] == lastByte {
-			return sum, nil
+		defer func() { _ = conn.Close() }()
+		if _, err = conn.Write([]byte{wantRest}); err == nil {
+			_, err = io.ReadFull(conn, make([]byte, 1))
 		}
 		if err != nil {
-			return sum, err
+			return nil, fmt.Errorf("after %d connections: %w", i, err)
 		}
 	}
+	after, err := weigh()
+	return []float64{(after - before) / float64(j.N)}, err
 }
-
-// chunks are buffers for drain, which for a byte should not cost a large one.
-var chunks = sync.Pool{New: func() any { return new(make([]byte, chunk)) }}

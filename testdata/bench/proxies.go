@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -26,28 +25,33 @@ const (
 
 // proxyMeasures are of clients and a server beside the proxy. Without a proxy, they connect themselves.
 var proxyMeasures = []measure{
-	{"out", loopback, 1, socks5, []figure{{"SOCKS5, bulk out", "Gbit/s"}}},
-	{"in", loopback, 1, socks5, []figure{{"SOCKS5, bulk in", "Gbit/s"}}},
-	{"crr", loopback, 1, socks5, []figure{{"SOCKS5, connect-request-response", "1/s"}, {"same, p50", "µs"}, {"same, p99", "µs"}}},
-	{"out", loopback, 1, connect, []figure{{"CONNECT, bulk out", "Gbit/s"}}},
-	{"in", loopback, 1, connect, []figure{{"CONNECT, bulk in", "Gbit/s"}}},
-	{"crr", loopback, 1, connect, []figure{{"CONNECT, connect-request-response", "1/s"}, {"same, p50", "µs"}, {"same, p99", "µs"}}},
-	{"get", loopback, 1, forward, []figure{{"HTTP requests, each in a new connection", "1/s"}, {"same, p50", "µs"}, {"same, p99", "µs"}}},
-	{"get", loopback, 1, keep, []figure{{"HTTP requests in one connection", "1/s"}, {"same, p50", "µs"}, {"same, p99", "µs"}}},
+	{"idle", idleConnections, socks5, []figure{{"SOCKS5, memory for each of 2,000 idle connections", "KiB", false}}},
+	{"out", 1, socks5, []figure{{"SOCKS5, out", "Gbit/s", true}}},
+	{"in", 1, socks5, []figure{{"SOCKS5, in", "Gbit/s", true}}},
+	{"crr", 1, socks5, rates("SOCKS5, connect, request, response", true)},
+	{"out", 1, connect, []figure{{"CONNECT, out", "Gbit/s", true}}},
+	{"in", 1, connect, []figure{{"CONNECT, in", "Gbit/s", true}}},
+	{"crr", 1, connect, rates("CONNECT, connect, request, response", true)},
+	{"get", 1, forward, rates("HTTP requests, each in a new connection", true)},
+	{"get", 1, keep, rates("HTTP requests in one connection", true)},
 }
 
-// proxies starts explicit proxies on the simulated host, and lists them.
+// proxies lists explicit proxies, which are started on the simulated host anew in each round.
 func (b *bench) proxies(t *tb) table {
-	list := look([]tool{
-		{name: "bare", wrap: bare},
-		{name: "appfw", proxy: "127.0.0.1:5401", speaks: []protocol{socks5, connect, forward, keep}, wrap: bare},
-		{name: "microsocks", needs: "microsocks", proxy: "127.0.0.1:5402", speaks: []protocol{socks5}, wrap: bare},
-		{name: "dante", needs: "danted", proxy: "127.0.0.1:5403", speaks: []protocol{socks5}, wrap: bare},
-		{name: "tinyproxy", needs: "tinyproxy", proxy: "127.0.0.1:5404", speaks: []protocol{connect, forward}, wrap: bare},
-	})
 	danted, tinyproxy := filepath.Join(b.dir, "danted.conf"), filepath.Join(b.dir, "tinyproxy.conf")
-	for name, text := range map[string]string{
-		danted: `
+	list := look([]tool{
+		{name: "bare", loopback: local, inKernel: true, wrap: bare},
+		{name: "appfw", loopback: local, proxy: "127.0.0.1:5401", speaks: []protocol{socks5, connect, forward, keep}, wrap: bare,
+			serve: []string{filepath.Join(b.dir, "appfw"), "serve", "--quiet", "--listen", "127.0.0.1:5401", "--allow", "localhost:" + b.loopbackPort}},
+		{name: "microsocks", needs: "microsocks", loopback: local, proxy: "127.0.0.1:5402", speaks: []protocol{socks5}, wrap: bare,
+			serve: []string{"microsocks", "-i", "127.0.0.1", "-p", "5402"}},
+		{name: "dante", needs: "danted", loopback: local, proxy: "127.0.0.1:5403", speaks: []protocol{socks5}, wrap: bare,
+			serve: []string{"danted", "-f", danted, "-p", filepath.Join(b.internet.Ordinary().Home, "danted.pid")}},
+		{name: "tinyproxy", needs: "tinyproxy", loopback: local, proxy: "127.0.0.1:5404", speaks: []protocol{connect, forward}, wrap: bare,
+			serve: []string{"tinyproxy", "-d", "-c", tinyproxy}},
+	})
+	err := writeFiles(b.dir, map[string]string{
+		"danted.conf": `
 logoutput: stderr
 internal: 127.0.0.1 port = 5403
 external: 127.0.0.1
@@ -56,67 +60,61 @@ clientmethod: none
 client pass { from: 0.0.0.0/0 to: 0.0.0.0/0 }
 socks pass { from: 0.0.0.0/0 to: 0.0.0.0/0 }
 `,
-		tinyproxy: "Listen 127.0.0.1\nPort 5404\nTimeout 60\nLogLevel Critical\n",
-	} {
-		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		"tinyproxy.conf": "Listen 127.0.0.1\nPort 5404\nTimeout 60\nLogLevel Critical\n",
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	commands := map[string][]string{
-		"appfw":      {filepath.Join(b.dir, "appfw"), "serve", "--quiet", "--listen", list[1].proxy, "--allow", "localhost:" + b.loopbackPort},
-		"microsocks": {"microsocks", "-i", "127.0.0.1", "-p", "5402"},
-		"dante":      {"danted", "-f", danted, "-p", filepath.Join(b.internet.Ordinary().Home, "danted.pid")},
-		"tinyproxy":  {"tinyproxy", "-d", "-c", tinyproxy},
-	}
-	for _, tool := range list {
-		argv := commands[tool.name]
-		if tool.missing || argv == nil {
-			continue
+	return table{title: "Explicit proxies, from and to the loopback", place: loopback, tools: list, measures: proxyMeasures, start: func() (serving, error) {
+		var started serving
+		for _, tool := range list {
+			if tool.missing != "" || tool.serve == nil {
+				continue
+			}
+			c := b.internet.Command(b.ctx, b.internet.Ordinary(), tool.serve[0], tool.serve[1:]...)
+			if err := c.Start(); err != nil {
+				return started, err
+			}
+			started = append(started, c)
+			if err := b.await(tool.proxy); err != nil {
+				return started, fmt.Errorf("%s does not start: %w", tool.name, err)
+			}
 		}
-		c := b.internet.Command(b.ctx, b.internet.Ordinary(), argv[0], argv[1:]...)
-		if err := c.Start(); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := b.output([]string{b.self, clientCommand, "await", tool.proxy, "5s"}); err != nil {
-			t.Fatalf("%s does not start: %v", tool.name, err)
-		}
-	}
-	return table{tools: list, measures: proxyMeasures}
+		return started, nil
+	}}
 }
 
-// await waits until somebody listens.
-func await(addr string, span time.Duration) error {
-	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
-		conn, err := net.Dial("tcp", addr)
+// await waits until somebody on the simulated host listens.
+func (b *bench) await(addr string) error {
+	deadline := time.After(patience)
+	for retry := time.NewTicker(5 * time.Millisecond); ; {
+		conn, err := b.internet.DialFromHost("tcp", addr)
 		if err == nil {
+			retry.Stop()
 			return conn.Close()
 		}
-		if time.Since(began) > span {
+		select {
+		case <-retry.C: // the kernel tells nobody about new listeners
+		case <-deadline:
 			return err
 		}
 	}
 }
 
-// dialer connects to addr, through a proxy if there is one.
-type dialer struct {
-	addr  string
-	proxy string
-	via   protocol
-}
-
-func (d dialer) dial() (net.Conn, error) {
-	if d.proxy == "" {
-		return net.Dial("tcp", d.addr)
+// dial connects to the server, through the proxy if there is one.
+func (j job) dial() (net.Conn, error) {
+	if j.Proxy == "" {
+		return net.Dial("tcp", j.Addr)
 	}
-	conn, err := net.Dial("tcp", d.proxy)
+	conn, err := net.Dial("tcp", j.Proxy)
 	if err != nil {
 		return nil, err
 	}
-	switch d.via {
+	switch j.Via {
 	case socks5:
-		err = d.socks5(conn)
+		err = j.socks5(conn)
 	case connect:
-		err = d.connect(conn)
+		err = j.connect(conn)
 	}
 	if err != nil {
 		_ = conn.Close()
@@ -126,7 +124,7 @@ func (d dialer) dial() (net.Conn, error) {
 }
 
 // socks5 asks for a destination of IPv4, as most clients do (RFC 1928).
-func (d dialer) socks5(conn net.Conn) error {
+func (j job) socks5(conn net.Conn) error {
 	var b [10]byte
 	if _, err := conn.Write([]byte{5, 1, 0}); err != nil {
 		return err
@@ -137,7 +135,7 @@ func (d dialer) socks5(conn net.Conn) error {
 	if b[1] != 0 {
 		return errors.New("the proxy wants a user")
 	}
-	to, err := netip.ParseAddrPort(d.addr)
+	to, err := netip.ParseAddrPort(j.Addr)
 	if err != nil {
 		return err
 	}
@@ -155,8 +153,8 @@ func (d dialer) socks5(conn net.Conn) error {
 }
 
 // connect reads no further than the head of the answer: the server says nothing before it is asked.
-func (d dialer) connect(conn net.Conn) error {
-	if _, err := fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %[1]s\r\n\r\n", d.addr); err != nil {
+func (j job) connect(conn net.Conn) error {
+	if _, err := fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %[1]s\r\n\r\n", j.Addr); err != nil {
 		return err
 	}
 	var head []byte
@@ -174,20 +172,20 @@ func (d dialer) connect(conn net.Conn) error {
 }
 
 // requests asks for a page again and again.
-func requests(d dialer, span time.Duration) ([]float64, error) {
-	request := fmt.Sprintf("GET / HTTP/1.1\r\nHost: %s\r\n", d.addr)
-	if d.proxy != "" {
-		request = fmt.Sprintf("GET http://%s/ HTTP/1.1\r\nHost: %[1]s\r\n", d.addr)
+func (j job) requests() ([]float64, error) {
+	request := fmt.Sprintf("GET / HTTP/1.1\r\nHost: %s\r\n", j.Addr)
+	if j.Proxy != "" {
+		request = fmt.Sprintf("GET http://%s/ HTTP/1.1\r\nHost: %[1]s\r\n", j.Addr)
 	}
-	if d.via != keep {
+	if j.Via != keep {
 		request += "Connection: close\r\n"
 	}
 	request += "\r\n"
 	var conn net.Conn
 	answers := bufio.NewReader(nil)
-	return again(span, func() (err error) {
+	return again(j.Span, func() (err error) {
 		if conn == nil {
-			if conn, err = d.dial(); err != nil {
+			if conn, err = j.dial(); err != nil {
 				return err
 			}
 			answers.Reset(conn)
@@ -202,7 +200,7 @@ func requests(d dialer, span time.Duration) ([]float64, error) {
 		if body, err := io.ReadAll(answer.Body); err != nil || answer.StatusCode != http.StatusOK || string(body) != page {
 			return fmt.Errorf("the answer is %s, %q, %w", answer.Status, body, err)
 		}
-		if d.via == keep {
+		if j.Via == keep {
 			return nil
 		}
 		_, err = drain(conn) // the end

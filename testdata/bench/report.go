@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"math"
 	"os"
 	"regexp"
@@ -16,82 +15,107 @@ import (
 // noisy is the spread, as a share of the median, above which a figure is marked.
 const noisy = 0.25
 
-// report writes the tables.
-func report(w io.Writer, b *bench, rounds int) error {
-	var text strings.Builder
-	fmt.Fprintf(&text, "%s, %d cores, Linux %s. %d rounds, interleaved; %v for each throughput and rate.\n",
-		processor(), runtime.NumCPU(), kernel(), rounds, b.span)
-	fmt.Fprintf(&text, "Each cell: median ± half the interquartile range (median ratio to the first column). "+
-		"\"noisy\": interquartile range above %.0f %% of the median.\n", noisy*100)
-	if b.internet == nil {
-		text.WriteString("Not root: start-up and loopback only, on the machine's own network.\n")
-	}
-	for _, table := range b.tables {
-		if table.missing != "" {
-			fmt.Fprintln(&text, table.missing)
-		}
-		for _, t := range table.tools {
-			if t.missing {
-				fmt.Fprintf(&text, "%s: not measured, as %s is not installed.\n", t.name, t.needs)
-			}
-		}
-	}
-	for _, table := range b.tables {
-		table.write(&text, b.internet == nil)
-	}
-	_, err := io.WriteString(w, text.String())
-	return err
+// report is what was measured, where and how.
+type report struct {
+	tables       []table
+	machine, how string
 }
 
-// write writes the table. alone tells that there is no internet.
-func (t *table) write(text *strings.Builder, alone bool) {
+// summary is what a tool's samples of a figure come to.
+type summary struct {
+	median, spread      float64 // spread is the interquartile range
+	ratio               float64 // the median of those to the first tool, of runs next to each other; NaN: none
+	lowRatio, highRatio float64 // its quartiles
+	tooNoisy            bool    // to be quoted
+}
+
+// summarize returns the summary of figure f of measure i for tool j, unless there is none.
+func (t *table) summarize(i, j, f int) (s summary, ok bool) {
+	all, first := t.results[i][j].samples[f], t.results[i][0].samples[f]
+	if len(all) == 0 || t.results[i][j].failed != nil {
+		return s, false
+	}
+	samples := slices.Sorted(slices.Values(all))
+	s.median, s.spread = quantile(samples, 0.5), quantile(samples, 0.75)-quantile(samples, 0.25)
+	s.ratio = math.NaN()
+	figure := t.measures[i].figures[f]
+	s.tooNoisy = figure.unit != "%" && s.spread > noisy*s.median
+	if len(first) == 0 || figure.absolute() {
+		return s, true
+	}
+	var ratios []float64
+	for k := range min(len(all), len(first)) {
+		ratios = append(ratios, all[k]/first[k])
+	}
+	slices.Sort(ratios)
+	s.ratio, s.lowRatio, s.highRatio = quantile(ratios, 0.5), quantile(ratios, 0.25), quantile(ratios, 0.75)
+	return s, true
+}
+
+// markdown is the report as tables.
+func (r report) markdown() string {
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s. %s.\n", r.machine, r.how)
+	fmt.Fprintf(&text, "Each cell: median ± half the interquartile range (median ratio to the first column). "+
+		"\"noisy\": interquartile range above %.0f %% of the median, too much to quote.\n", noisy*100)
+	for i := range r.tables {
+		r.tables[i].markdown(&text)
+	}
+	return text.String()
+}
+
+func (t *table) markdown(text *strings.Builder) {
+	fmt.Fprintf(text, "\n**%s**\n\n", t.title)
 	if t.missing != "" {
+		fmt.Fprintf(text, "Not measured: %s.\n", t.missing)
 		return
 	}
-	text.WriteString("\n|  |")
-	for _, t := range t.tools {
-		fmt.Fprintf(text, " %s |", t.name)
+	for _, tool := range t.tools {
+		if tool.missing != "" {
+			fmt.Fprintf(text, "%s: not measured, as %s.\n\n", tool.name, tool.missing)
+		}
+	}
+	text.WriteString("|  |")
+	for _, tool := range t.tools {
+		fmt.Fprintf(text, " %s |", tool.name)
 	}
 	text.WriteString("\n|---|" + strings.Repeat("---:|", len(t.tools)) + "\n")
 	for i, m := range t.measures {
-		if m.place == far && alone {
-			continue
-		}
 		for f, figure := range m.figures {
 			fmt.Fprintf(text, "| %s, %s |", figure.name, figure.unit)
 			for j := range t.tools {
-				fmt.Fprintf(text, " %s |", format(t.results[i][j], t.results[i][0], f))
+				fmt.Fprintf(text, " %s |", t.format(i, j, f))
 			}
 			text.WriteString("\n")
 		}
 	}
 }
 
-// format is the text of a cell, compared with the first of its row.
-func format(c, first cell, figure int) string {
-	switch {
-	case c.failed != nil:
-		return "failed: " + strings.NewReplacer("|", "/", "\n", " ").Replace(c.failed.Error())
-	case len(c.samples[figure]) == 0:
+// format is the text of a cell.
+func (t *table) format(i, j, f int) string {
+	if failed := t.results[i][j].failed; failed != nil {
+		return "failed: " + strings.NewReplacer("|", "/", "\n", " ").Replace(failed.Error())
+	}
+	s, ok := t.summarize(i, j, f)
+	if !ok {
 		return "–"
 	}
-	samples := slices.Sorted(slices.Values(c.samples[figure]))
-	median := quantile(samples, 0.5)
-	spread := quantile(samples, 0.75) - quantile(samples, 0.25)
-	digits := min(max(2-int(math.Floor(math.Log10(median))), 0), 3)
-	text := fmt.Sprintf("%.*f ± %.*f", digits, median, digits, spread/2)
-	var ratios []float64 // of runs next to each other
-	for i := range min(len(c.samples[figure]), len(first.samples[figure])) {
-		ratios = append(ratios, c.samples[figure][i]/first.samples[figure][i])
+	text := fmt.Sprintf("%.*f ± %.*f", digits(s.median), s.median, digits(s.median), s.spread/2)
+	if !math.IsNaN(s.ratio) {
+		text += fmt.Sprintf(" (%.2f)", s.ratio)
 	}
-	if len(ratios) > 0 {
-		slices.Sort(ratios)
-		text += fmt.Sprintf(" (%.2f×)", quantile(ratios, 0.5))
-	}
-	if spread > noisy*median {
+	if s.tooNoisy {
 		text += " noisy"
 	}
 	return text
+}
+
+// digits is how many to show behind the point, of three that tell something.
+func digits(x float64) int {
+	if x <= 0 {
+		return 0
+	}
+	return min(max(2-int(math.Floor(math.Log10(x))), 0), 3)
 }
 
 // quantile interpolates between the two nearest of sorted values, of which there is at least one.
@@ -102,18 +126,25 @@ func quantile(sorted []float64, q float64) float64 {
 	return sorted[low] + (sorted[high]-sorted[low])*(at-float64(low))
 }
 
-func processor() string {
+// machine describes where this runs.
+func (b *bench) machine() string {
+	processor := runtime.GOARCH
 	info, _ := os.ReadFile("/proc/cpuinfo") // none is none
 	if m := regexp.MustCompile(`(?m)^model name\s*:\s*(.*)$`).FindSubmatch(info); m != nil {
-		return string(m[1])
+		processor = string(m[1])
 	}
-	return runtime.GOARCH
-}
-
-func kernel() string {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return "?"
+	kernel, memory := "?", 0.
+	var name unix.Utsname
+	if unix.Uname(&name) == nil {
+		kernel = unix.ByteSliceToString(name.Release[:])
 	}
-	return unix.ByteSliceToString(u.Release[:])
+	var system unix.Sysinfo_t
+	if unix.Sysinfo(&system) == nil {
+		memory = float64(system.Totalram) * float64(system.Unit) / (1 << 30)
+	}
+	user := ""
+	if b.internet == nil {
+		user = ", on the machine's own network, not as root"
+	}
+	return fmt.Sprintf("%s, %d cores, %.0f GiB, Linux %s%s", processor, runtime.NumCPU(), memory, kernel, user)
 }

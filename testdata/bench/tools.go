@@ -1,30 +1,19 @@
 package main
 
 import (
-	"cmp"
-	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"appfw/testdata/internet"
 )
 
 const (
-	farAddr = "11.22.1.1"
-	farPort = 7777
-	dnsName = "bench.example.com"
-
 	// Where pasta and slirp4netns take DNS queries for the host's resolver.
 	pastaDNS = "11.22.0.99"
 	slirpDNS = "10.0.2.3"
@@ -34,96 +23,21 @@ const (
 
 // tool runs commands in some network.
 type tool struct {
-	name      string
-	needs     string // a program
-	missing   bool   // that is not there
-	startOnly bool   // it has no network
-	dns       string // the resolver to measure; none: that of /etc/resolv.conf
-	loopback  string // how the host's 127.0.0.1 is reached; none: by that address
+	name     string
+	needs    string // a program
+	missing  string // why the tool is not there; none: it is
+	dns      string // the resolver to measure, with its port; none: that of /etc/resolv.conf
+	loopback string // how the host's 127.0.0.1 is reached
+	asRoot   bool   // wrap's command does what root may
+	inKernel bool   // it has no process
+	rules    int    // of the policy
 
 	proxy  string     // where a proxy listens that the client is to use; none: it uses none
 	speaks []protocol // what that proxy does
+	serve  []string   // what starts it
 
 	// wrap returns the command that runs argv, which is to reach allow.
 	wrap func(argv []string, allow string) []string
-}
-
-// bench is the environment of all measures.
-type bench struct {
-	ctx          context.Context
-	internet     *internet.Internet // nil: not root
-	span         time.Duration
-	tables       []table
-	dir          string // for files, readable by every user
-	self         string // this program, there
-	loopbackPort string
-}
-
-func newBench(ctx context.Context, t *tb, product string, span time.Duration) *bench {
-	b := &bench{ctx: ctx, span: span}
-	var local net.Listener
-	var err error
-	if os.Geteuid() == 0 {
-		b.internet = internet.New(t)
-		b.dir = b.internet.Dir()
-		local, err = b.internet.ListenOnHost("tcp4", "127.0.0.1:0")
-		if tunErr := shareTun(ctx, b.internet); tunErr != nil {
-			t.Logf("/dev/net/tun: %v", tunErr) // for the others to fail by
-		}
-		b.internet.Host(farAddr).Name(dnsName).ServeTCP(farPort, serve)
-	} else {
-		if b.dir, err = os.MkdirTemp("", "appfw-bench-"); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = os.RemoveAll(b.dir) })
-		local, err = net.Listen("tcp4", "127.0.0.1:0")
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	go serveAll(local)
-	b.loopbackPort = strconv.Itoa(local.Addr().(*net.TCPAddr).Port)
-
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if b.self, err = copyProgram(self, b.dir, "bench"); err != nil {
-		t.Fatal(err)
-	}
-	appfw := filepath.Join(b.dir, "appfw")
-	if product != "" {
-		_, err = copyProgram(product, b.dir, "appfw")
-	} else {
-		build := exec.CommandContext(ctx, "go", "build", "-o", appfw, "appfw/cmd/appfw")
-		build.Env, build.Stderr = append(os.Environ(), "CGO_ENABLED=0"), os.Stderr
-		err = build.Run()
-	}
-	if err != nil {
-		t.Fatal("building appfw: ", err)
-	}
-	for _, name := range []string{"made", "ready"} {
-		path := filepath.Join(b.dir, name)
-		if err := errors.Join(unix.Mknod(path, unix.S_IFIFO, 0), os.Chmod(path, 0o666)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	b.tables = []table{{tools: tools(b.dir, b.loopbackPort), measures: measures}}
-	if b.internet != nil {
-		b.tables = append(b.tables, b.proxies(t), b.caches(t))
-	}
-	return b
-}
-
-// shareTun lets the simulated host's users open /dev/net/tun, as udev does everywhere but in bare virtual machines.
-// Only the simulated host sees that.
-func shareTun(ctx context.Context, n *internet.Internet) error {
-	const script = `mknod -m 666 "$0" c 10 200 && mount --bind "$0" /dev/net/tun`
-	message, err := n.Command(ctx, n.Root(), "sh", "-c", script, filepath.Join(n.Dir(), "tun")).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%w: %s", err, message)
-	}
-	return nil
 }
 
 // slirpScript runs a command in a namespace that slirp4netns serves. $0 is a directory with the FIFOs made, by which
@@ -140,142 +54,105 @@ kill $! 2>/dev/null
 exit $status
 `
 
-// tools lists what to measure; dir is a directory for the commands' files.
-func tools(dir, loopbackPort string) []tool {
-	const local = "127.0.0.1"
-	list := []tool{
-		{name: "bare", loopback: local, wrap: bare},
-		{name: "appfw", loopback: local, wrap: appfw(dir)},
-		{name: "pasta", needs: "pasta", loopback: local, dns: pastaDNS, wrap: func(argv []string, _ string) []string {
-			// Forwarded ports: only that of the loopback server, from the inside to the host.
-			return append([]string{"pasta", "--config-net", "-q", "-m", "65520", "-t", "none", "-u", "none", "-U", "none", "-T", loopbackPort,
-				"--dns-forward", pastaDNS, "--"}, argv...)
-		}},
-		{name: "slirp4netns", needs: "slirp4netns", loopback: slirpHost, dns: slirpDNS, wrap: func(argv []string, _ string) []string {
-			return append([]string{"sh", "-c", slirpScript, dir}, argv...)
-		}},
-		{name: "unshare -Urn", needs: "unshare", startOnly: true, wrap: func(argv []string, _ string) []string {
-			return append([]string{"unshare", "-Urn"}, argv...)
-		}},
-	}
-	return look(list)
+// tools lists those that connect a command to all that the host reaches.
+func (b *bench) tools() []tool {
+	return look([]tool{
+		{name: "bare", loopback: local, inKernel: true, wrap: bare},
+		{name: "appfw", loopback: local, wrap: b.appfw},
+		{name: "pasta", needs: "pasta", loopback: local, dns: net.JoinHostPort(pastaDNS, "53"), wrap: b.pasta},
+		{name: "slirp4netns", needs: "slirp4netns", loopback: slirpHost, dns: net.JoinHostPort(slirpDNS, "53"), wrap: prefix("sh", "-c", slirpScript, b.dir)},
+	})
 }
+
+// sandboxes lists those that only keep a command from all networks.
+func sandboxes() []tool {
+	return look([]tool{
+		{name: "unshare -Urn", needs: "unshare", wrap: prefix("unshare", "-Urn")},
+		{name: "bubblewrap", needs: "bwrap", wrap: prefix("bwrap", "--dev-bind", "/", "/", "--unshare-net", "--")},
+		{name: "firejail", needs: "firejail", wrap: prefix("firejail", "--quiet", "--noprofile", "--net=none", "--")},
+	})
+}
+
+const local = "127.0.0.1"
 
 func bare(argv []string, _ string) []string { return argv }
 
-// appfw runs commands in appfw.
-func appfw(dir string) func(argv []string, allow string) []string {
-	return func(argv []string, allow string) []string {
-		return append([]string{filepath.Join(dir, "appfw"), "proxy-run", "--quiet", "--allow", allow, "--"}, argv...)
-	}
+// prefix runs commands by another.
+func prefix(command ...string) func([]string, string) []string {
+	return func(argv []string, _ string) []string { return append(command[:len(command):len(command)], argv...) }
+}
+
+func (b *bench) appfw(argv []string, allow string) []string {
+	// No budget: to be asked for names is what is measured.
+	return append([]string{filepath.Join(b.dir, "appfw"), "proxy-run", "--quiet", "--dns-budget", "0", "--allow", allow, "--"}, argv...)
+}
+
+func (b *bench) pasta(argv []string, _ string) []string {
+	// Forwarded ports: only that of the loopback server, from the inside to the host.
+	return append([]string{"pasta", "--config-net", "-q", "-m", "65520", "-t", "none", "-u", "none", "-U", "none", "-T", b.loopbackPort,
+		"--dns-forward", pastaDNS, "--"}, argv...)
 }
 
 // look finds out which programs are missing.
 func look(list []tool) []tool {
 	for i, t := range list {
 		if _, err := exec.LookPath(t.needs); t.needs != "" && err != nil {
-			list[i].missing = true
+			list[i].missing = t.needs + " is not installed"
 		}
 	}
 	return list
 }
 
-// command is an exec.Cmd that is started in the right place.
-type command struct {
-	*exec.Cmd
-	start, wait func() error
+// vethScript makes a network namespace, the file $0, that the host routes to, and answers for.
+const vethScript = `
+set -e
+touch "$0"
+unshare --net="$0" true
+ip link add bench type veth peer name eth0 netns "$0"
+ip link set bench up
+ip route add 11.1.0.3 dev bench
+echo 1 >/proc/sys/net/ipv4/ip_forward
+echo 1 >/proc/sys/net/ipv4/conf/eth0/proxy_arp
+echo 0 >/proc/sys/net/ipv4/neigh/eth0/proxy_delay
+nsenter --net="$0" ip link set lo up
+nsenter --net="$0" ip addr add 11.1.0.3/32 dev eth0
+nsenter --net="$0" ip link set eth0 up
+nsenter --net="$0" ip route add 11.1.0.2 dev eth0
+nsenter --net="$0" ip route add default via 11.1.0.2
+`
+
+// veth is a namespace as root makes one, without any proxy.
+func (b *bench) veth() tool {
+	path, user := filepath.Join(b.dir, "veth"), b.internet.Ordinary()
+	t := tool{name: "veth, no proxy", asRoot: true, inKernel: true, wrap: prefix("nsenter", "--net="+path,
+		"setpriv", fmt.Sprint("--reuid=", user.UID), fmt.Sprint("--regid=", user.GID), "--clear-groups", "--")}
+	if said, err := b.internet.Command(b.ctx, b.internet.Root(), "sh", "-c", vethScript, path).CombinedOutput(); err != nil {
+		t.missing = fmt.Sprintf("it cannot be made: %v: %s", err, lastLine(string(said)))
+	}
+	return t
 }
 
-func (b *bench) command(ctx context.Context, name string, args ...string) command {
-	if b.internet != nil {
-		c := b.internet.Command(ctx, b.internet.Ordinary(), name, args...)
-		return command{c.Cmd, c.Start, c.Wait}
-	}
-	c := exec.CommandContext(ctx, name, args...)
-	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	return command{c, c.Start, func() error {
-		err := c.Wait()
-		_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL) // what it left behind, mostly nothing
-		return err
-	}}
-}
+// serving are servers of the simulated host.
+type serving []*internet.Cmd
 
-// run runs a measure once in a tool and returns its figures.
-func (b *bench) run(t tool, m measure) ([]float64, error) {
-	argv, allow := []string{"date", "+%s%N"}, "localhost:"+b.loopbackPort
-	switch {
-	case m.mode == dnsperfMode:
-		argv, allow = dnsperf(b.dir, t.dns, b.span), "@"+filepath.Join(b.dir, cachedNames)
-	case m.mode != "":
-		to := net.JoinHostPort(cmp.Or(t.loopback, "127.0.0.1"), b.loopbackPort)
-		switch {
-		case m.mode == "dns":
-			to, allow = t.dns, dnsName
-		case m.place == far:
-			to = net.JoinHostPort(farAddr, strconv.Itoa(farPort))
-			allow = to
-		}
-		argv = []string{b.self, clientCommand, m.mode, to, b.span.String()}
-		if m.via != "" {
-			argv = append(argv, string(m.via), t.proxy)
-		}
+// stop ends them and waits for that.
+func (s serving) stop() {
+	for _, c := range s {
+		_ = c.Process.Signal(syscall.SIGTERM) // it has ended
+		_ = c.Wait()
 	}
-	began := time.Now()
-	said, err := b.output(t.wrap(argv, allow))
-	took := time.Since(began)
-	switch {
-	case err != nil:
-		return nil, err
-	case m.mode == "":
-		started, err := strconv.ParseInt(strings.TrimSpace(said), 10, 64)
-		toApp := time.Unix(0, started).Sub(began.Round(0)) // Round: by the wall clock
-		return []float64{milliseconds(toApp), milliseconds(took)}, err
-	case m.mode == dnsperfMode:
-		return readDnsperf(said)
-	}
-	var values []float64
-	if err := json.Unmarshal([]byte(said), &values); err != nil || len(values) != len(m.figures) {
-		return nil, fmt.Errorf("the client said %q", said)
-	}
-	return values, nil
-}
-
-// output runs a command and returns what it printed.
-func (b *bench) output(argv []string) (string, error) {
-	ctx, cancel := context.WithTimeout(b.ctx, b.span+patience)
-	defer cancel()
-	c := b.command(ctx, argv[0], argv[1:]...)
-	// Files: to the end of a pipe, which a tool's helper may hold, Wait would wait.
-	output, err := os.CreateTemp(b.dir, "output")
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = output.Close() }()
-	message, err := os.CreateTemp(b.dir, "message")
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = message.Close() }()
-	c.Stdout, c.Stderr = output, message
-	if err = c.start(); err == nil {
-		err = c.wait()
-	}
-	if err != nil {
-		return "", fmt.Errorf("%w %s", err, lastLine(text(message)))
-	}
-	return text(output), nil
-}
-
-func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-
-// text is what a file holds.
-func text(f *os.File) string {
-	b, _ := os.ReadFile(f.Name()) // the process wrote it a moment ago
-	return string(b)
 }
 
 // lastLine is the last line of a text, which says most in that of an error.
 func lastLine(text string) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return lines[len(lines)-1]
+}
+
+// writeFiles writes files that every user can read.
+func writeFiles(dir string, texts map[string]string) (err error) {
+	for name, text := range texts {
+		err = errors.Join(err, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
+	}
+	return err
 }
