@@ -41,7 +41,7 @@ race:
 
 bench:
 	testdata/packages $(PACKAGES) $(PEERS)
-	go run ./testdata/bench
+	go run ./testdata/bench -plot testdata/bench/figures.svg
 
 PREFIX ?= /usr/local
 install: appfw

@@ -36,7 +36,7 @@ func client(args []string) error {
 	}
 	do := map[string]func() ([]float64, error){
 		"out": j.bulk, "in": j.bulk, "crr": j.connectRequestResponse, "get": j.requests, "idle": j.idle,
-		"datagrams": j.flood, "flood": j.flood, "echo": j.echo, "dns": j.askResolver, "policy": j.policy,
+		"datagrams": j.flood, "paced": j.flood, "flood": j.flood, "echo": j.echo, "dns": j.askResolver, "policy": j.policy,
 	}[j.Mode]
 	if do == nil {
 		return fmt.Errorf("unknown mode %q", j.Mode)

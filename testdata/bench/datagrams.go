@@ -74,8 +74,11 @@ func largeBuffer(c *net.UDPConn) error {
 	return errors.Join(err, set)
 }
 
-// flood sends datagrams of N bytes as fast as it can, and returns how many arrived in a second, or how many Gbit, and
-// what percentage did not.
+// pace is how many datagrams a second most programs would call many.
+const pace = 20000
+
+// flood sends datagrams of N bytes, as fast as it can or paced, and returns how many arrived in a second, or how many
+// Gbit, and what percentage did not.
 func (j job) flood() ([]float64, error) {
 	control, err := net.Dial("tcp", j.Addr)
 	if err != nil {
@@ -106,6 +109,9 @@ func (j job) flood() ([]float64, error) {
 	datagram[0] = wantCounted
 	sent, began := 0., time.Now()
 	for ; time.Since(began) < j.Span; sent++ {
+		if j.Mode == "paced" {
+			time.Sleep(time.Until(began.Add(time.Duration(sent / pace * float64(time.Second)))))
+		}
 		if _, err := conn.Write(datagram); err != nil && !errors.Is(err, syscall.ENOBUFS) {
 			return nil, err
 		}

@@ -12,8 +12,8 @@ const (
 	plotWidth = 760
 	barsFrom  = 130 // left of it are names
 	barsTo    = 600 // right of it are numbers
-	barHeight = 10
-	lineStep  = 15
+	barHeight = 8
+	lineStep  = 13
 )
 
 // plotHead has colours for light and for dark surroundings.
@@ -36,7 +36,7 @@ func (r report) svg() string {
 	for i := range r.tables {
 		d.table(&r.tables[i])
 	}
-	d.line(1)
+	d.line(1.5)
 	d.write(10, "dim", "Ratios to the bare command (dashed): medians, with the quartiles as a line. Faint: too noisy to quote.")
 	for _, text := range []string{r.machine, r.how} {
 		d.line(1)
@@ -74,22 +74,23 @@ func (d *drawing) table(t *table) {
 	d.write(10, "head", t.title)
 	d.write(barsTo+10, "dim", better)
 	x := func(ratio float64) float64 { return barsFrom + ratio/scale*(barsTo-barsFrom) }
-	top, last := d.y+5, -1
+	last := -1
 	t.ratios(func(i, j, _ int, figure figure, s summary) {
 		if i != last {
 			d.line(1.2)
 			first, _ := t.summarize(i, 0, 0)
-			d.write(barsFrom, "", fmt.Sprintf("%s: bare %.*f %s", figure.name, digits(first.median), first.median, figure.unit))
+			d.write(10, "", fmt.Sprintf("%s: bare %.*f %s", figure.name, digits(first.median), first.median, figure.unit))
 			last = i
 		}
 		d.line(1)
-		d.bar(t.tools[j].name, x(s.ratio), x(s.lowRatio), x(s.highRatio), s.tooNoisy)
-		d.write(barsTo+10, "", fmt.Sprintf("%.2f (%.*f %s)", s.ratio, digits(s.median), s.median, figure.unit))
+		d.bar(t.tools[j].name, x(s.ratio), s.tooNoisy)
+		fmt.Fprintf(&d.text, "<path class=\"spread\" d=\"M%.1f %dH%.1f\"/>\n", x(s.lowRatio), d.y-barHeight/2+1, x(s.highRatio))
+		fmt.Fprintf(&d.text, "<path class=\"one\" d=\"M%.1f %dv-%d\"/>\n", x(1), d.y+2, lineStep)
+		d.write(barsTo+10, "", fmt.Sprintf("%s (%.*f %s)", times(s.ratio), digits(s.median), s.median, figure.unit))
 	})
-	fmt.Fprintf(&d.text, "<path class=\"one\" d=\"M%.1f %dV%d\"/>\n", x(1), top, d.y+3)
 }
 
-func (d *drawing) bar(name string, to, low, high float64, tooNoisy bool) {
+func (d *drawing) bar(name string, to float64, tooNoisy bool) {
 	class := "bar"
 	if name == "appfw" {
 		class = "ours"
@@ -99,7 +100,6 @@ func (d *drawing) bar(name string, to, low, high float64, tooNoisy bool) {
 	}
 	fmt.Fprintf(&d.text, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%s</text>\n", barsFrom-6, d.y, html.EscapeString(name))
 	fmt.Fprintf(&d.text, "<rect class=%q x=\"%d\" y=\"%d\" width=\"%.1f\" height=\"%d\"/>\n", class, barsFrom, d.y-barHeight+1, to-barsFrom, barHeight)
-	fmt.Fprintf(&d.text, "<path class=\"spread\" d=\"M%.1f %dH%.1f\"/>\n", low, d.y-barHeight/2+1, high)
 }
 
 // ratios calls draw for each ratio that is to be plotted: figure f of measure i in tool j.

@@ -27,12 +27,12 @@ const (
 var proxyMeasures = []measure{
 	{"idle", idleConnections, socks5, []figure{{"SOCKS5, memory for each of 2,000 idle connections", "KiB", false}}},
 	{"out", 1, socks5, []figure{{"SOCKS5, out", "Gbit/s", true}}},
-	{"in", 1, socks5, []figure{{"SOCKS5, in", "Gbit/s", true}}},
+	{"in", 1, socks5, []figure{{"SOCKS5, in", "Gbit/s", false}}},
 	{"crr", 1, socks5, rates("SOCKS5, connect, request, response", true)},
 	{"out", 1, connect, []figure{{"CONNECT, out", "Gbit/s", true}}},
-	{"in", 1, connect, []figure{{"CONNECT, in", "Gbit/s", true}}},
+	{"in", 1, connect, []figure{{"CONNECT, in", "Gbit/s", false}}},
 	{"crr", 1, connect, rates("CONNECT, connect, request, response", true)},
-	{"get", 1, forward, rates("HTTP requests, each in a new connection", true)},
+	{"get", 1, forward, rates("HTTP requests, each in a new connection", false)},
 	{"get", 1, keep, rates("HTTP requests in one connection", true)},
 }
 

@@ -102,7 +102,7 @@ func (t *table) format(i, j, f int) string {
 	}
 	text := fmt.Sprintf("%.*f ± %.*f", digits(s.median), s.median, digits(s.median), s.spread/2)
 	if !math.IsNaN(s.ratio) {
-		text += fmt.Sprintf(" (%.2f)", s.ratio)
+		text += " (" + times(s.ratio) + ")"
 	}
 	if s.tooNoisy {
 		text += " noisy"
@@ -117,6 +117,9 @@ func digits(x float64) int {
 	}
 	return min(max(2-int(math.Floor(math.Log10(x))), 0), 3)
 }
+
+// times is the text of a ratio.
+func times(ratio float64) string { return fmt.Sprintf("%.*f", min(digits(ratio), 2), ratio) }
 
 // quantile interpolates between the two nearest of sorted values, of which there is at least one.
 func quantile(sorted []float64, q float64) float64 {
