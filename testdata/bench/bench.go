@@ -180,6 +180,9 @@ func (b *bench) output(t tool, argv []string, allow string) (string, error) {
 	if err = c.start(); err == nil {
 		err = c.wait()
 	}
+	if ctx.Err() != nil {
+		return "", fmt.Errorf("not ended after %v", b.span+patience)
+	}
 	if err != nil {
 		return "", fmt.Errorf("%w %s", err, lastLine(text(message)))
 	}

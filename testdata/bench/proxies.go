@@ -29,6 +29,7 @@ var proxyMeasures = []measure{
 	{"out", 1, socks5, []figure{{"SOCKS5, out", "Gbit/s", true}}},
 	{"in", 1, socks5, []figure{{"SOCKS5, in", "Gbit/s", false}}},
 	{"crr", 1, socks5, rates("SOCKS5, connect, request, response", true)},
+	{"idle", idleConnections, connect, []figure{{"CONNECT, memory for each of 2,000 idle connections", "KiB", false}}},
 	{"out", 1, connect, []figure{{"CONNECT, out", "Gbit/s", true}}},
 	{"in", 1, connect, []figure{{"CONNECT, in", "Gbit/s", false}}},
 	{"crr", 1, connect, rates("CONNECT, connect, request, response", true)},
@@ -60,7 +61,7 @@ clientmethod: none
 client pass { from: 0.0.0.0/0 to: 0.0.0.0/0 }
 socks pass { from: 0.0.0.0/0 to: 0.0.0.0/0 }
 `,
-		"tinyproxy.conf": "Listen 127.0.0.1\nPort 5404\nTimeout 60\nLogLevel Critical\n",
+		"tinyproxy.conf": "Listen 127.0.0.1\nPort 5404\nTimeout 60\nMaxClients 4000\nLogLevel Critical\n",
 	})
 	if err != nil {
 		t.Fatal(err)

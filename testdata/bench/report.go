@@ -39,7 +39,7 @@ func (t *table) summarize(i, j, f int) (s summary, ok bool) {
 	s.median, s.spread = quantile(samples, 0.5), quantile(samples, 0.75)-quantile(samples, 0.25)
 	s.ratio = math.NaN()
 	figure := t.measures[i].figures[f]
-	s.tooNoisy = figure.unit != "%" && s.spread > noisy*s.median
+	s.tooNoisy = figure.unit != "%" && s.spread > noisy*s.median // a loss may be none
 	if len(first) == 0 || figure.absolute() {
 		return s, true
 	}
@@ -49,6 +49,7 @@ func (t *table) summarize(i, j, f int) (s summary, ok bool) {
 	}
 	slices.Sort(ratios)
 	s.ratio, s.lowRatio, s.highRatio = quantile(ratios, 0.5), quantile(ratios, 0.25), quantile(ratios, 0.75)
+	s.tooNoisy = s.tooNoisy || s.highRatio-s.lowRatio > noisy*s.ratio
 	return s, true
 }
 
@@ -57,7 +58,7 @@ func (r report) markdown() string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "%s. %s.\n", r.machine, r.how)
 	fmt.Fprintf(&text, "Each cell: median ± half the interquartile range (median ratio to the first column). "+
-		"\"noisy\": interquartile range above %.0f %% of the median, too much to quote.\n", noisy*100)
+		"\"noisy\", too much to quote: interquartile range of the figure or of the ratio above %.0f %% of its median.\n", noisy*100)
 	for i := range r.tables {
 		r.tables[i].markdown(&text)
 	}
