@@ -61,7 +61,7 @@ func (d *drawing) write(x float64, class, text string) {
 // table draws those of a table's figures that are to be plotted.
 func (d *drawing) table(t *table) {
 	scale, better := 1., ""
-	t.ratios(func(_, _, f int, figure figure, s summary) {
+	t.ratios(func(_, _, _ int, figure figure, s summary) {
 		scale = max(scale, s.ratio, s.highRatio)
 		if better = "longer is better"; figure.less() {
 			better = "shorter is better"
@@ -75,10 +75,10 @@ func (d *drawing) table(t *table) {
 	d.write(barsTo+10, "dim", better)
 	x := func(ratio float64) float64 { return barsFrom + ratio/scale*(barsTo-barsFrom) }
 	last := -1
-	t.ratios(func(i, j, _ int, figure figure, s summary) {
+	t.ratios(func(i, j, f int, figure figure, s summary) {
 		if i != last {
 			d.line(1.2)
-			first, _ := t.summarize(i, 0, 0)
+			first, _ := t.summarize(i, 0, f)
 			d.write(10, "", fmt.Sprintf("%s: bare %.*f %s", figure.name, digits(first.median), first.median, figure.unit))
 			last = i
 		}
