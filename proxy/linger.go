@@ -14,10 +14,15 @@ import (
 // until ctx ends: a program may exit as soon as its last write(2) returned.
 // Connections that are still open belong to what the app left behind, and are
 // not waited for: closing are those that are not.
-func (p *Proxy) Linger(ctx context.Context, closing map[netns.Connection]bool) {
+func (p *Proxy) Linger(ctx context.Context, closing func() map[netns.Connection]bool) {
 	p.mu.Lock()
 	intakes := slices.Clone(p.intakes)
+	idle := len(p.flows) == 0
 	p.mu.Unlock()
+	if idle && !slices.ContainsFunc(intakes, (*intake).opens) {
+		return
+	}
+	closed := closing()
 	wait := func(waits func(*intake) bool) bool {
 		return poll(ctx, func() bool { return slices.ContainsFunc(intakes, waits) })
 	}
@@ -27,7 +32,7 @@ func (p *Proxy) Linger(ctx context.Context, closing map[netns.Connection]bool) {
 	p.mu.Lock()
 	var ending []*relay
 	for f := range p.flows {
-		if r, ok := f.(*relay); ok && (r.appEnded() || closing[r.connection()]) {
+		if r, ok := f.(*relay); ok && (r.appEnded() || closed[r.connection()]) {
 			ending = append(ending, r)
 		}
 	}
@@ -65,6 +70,13 @@ func poll(ctx context.Context, waits func() bool) bool {
 		}
 	}
 	return true
+}
+
+// opens tells whether a flow is being opened.
+func (in *intake) opens() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return len(in.pending)+len(in.opening) > 0
 }
 
 // connectionsWait tells whether a connection is being accepted.

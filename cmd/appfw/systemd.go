@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -275,13 +274,13 @@ func catUnit(unit string) ([]unitFile, error) {
 }
 
 // catHeader is the line that systemctl cat puts before each file.
-var catHeader = regexp.MustCompile(`(?m)^# (/.*)\n`)
+var catHeader = compiled(`(?m)^# (/.*)\n`)
 
 // splitCat divides what systemctl cat prints into the files. Of what looks like the
 // head of another one, but may be a comment, it takes what is a drop-in's.
 func splitCat(unit, out string) (files []unitFile) {
 	start, name := 0, "systemctl cat "+unit
-	for _, m := range catHeader.FindAllStringSubmatchIndex(out, -1) {
+	for _, m := range catHeader().FindAllStringSubmatchIndex(out, -1) {
 		path := out[m[2]:m[3]]
 		first := start == 0 && !strings.Contains(out[:m[0]], "[") // warnings may stand before
 		later := strings.HasSuffix(path, ".conf") && strings.HasSuffix(filepath.Dir(path), ".d") && strings.HasSuffix(out[:m[0]], "\n\n")

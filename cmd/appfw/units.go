@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"text/template"
 
 	"github.com/spf13/cobra"
@@ -102,14 +103,20 @@ const unitMark = "# Written by appfw systemd. To undo it: appfw systemd "
 const dropInName = "50-appfw.conf"
 
 // unitName are the names of services that are sensible here (systemd.unit(5)).
-var unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\-][A-Za-z0-9:_.\\@-]{0,200}\.service$`)
+var unitName = compiled(`^[A-Za-z0-9:_.\\-][A-Za-z0-9:_.\\@-]{0,200}\.service$`)
+
+// compiled is an expression that takes no time where it is not used: most runs start
+// a program.
+func compiled(expression string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
+}
 
 // apply writes, prints or removes the files for a unit.
 func (f *unitFlags) apply(unit string, files func(unit string) ([]outputFile, error)) error {
 	if !strings.Contains(unit, ".") || !strings.HasSuffix(unit, ".service") && !strings.HasSuffix(unit, ".socket") && !strings.HasSuffix(unit, ".timer") {
 		unit += ".service"
 	}
-	if !unitName.MatchString(unit) || strings.HasSuffix(strings.TrimSuffix(unit, ".service"), "@") {
+	if !unitName().MatchString(unit) || strings.HasSuffix(strings.TrimSuffix(unit, ".service"), "@") {
 		return fmt.Errorf("%.80q is not the name of a service", unit)
 	}
 	if f.remove {
@@ -289,7 +296,7 @@ func keepsAddresses(program string) error {
 func instance(unit string) string { return strings.TrimSuffix(unit, ".service") }
 
 // appfwUnits are the units that a drop-in speaks of.
-var appfwUnits = regexp.MustCompile(`\bappfw-(?:serve|netns)@[A-Za-z0-9:_.\\@-]+\.(?:service|socket)`)
+var appfwUnits = compiled(`\bappfw-(?:serve|netns)@[A-Za-z0-9:_.\\@-]+\.(?:service|socket)`)
 
 // undo removes the drop-in of a unit, and the units that no other drop-in speaks of.
 func (f *unitFlags) undo(unit string) error {
@@ -331,12 +338,12 @@ func (f *unitFlags) unitsOf(dropIn string, text []byte) (files []string) {
 	for _, other := range others {
 		b, err := os.ReadFile(other)
 		if other != dropIn && err == nil {
-			for _, name := range appfwUnits.FindAllString(string(b), -1) {
+			for _, name := range appfwUnits().FindAllString(string(b), -1) {
 				used[instance(strings.TrimSuffix(name, ".socket"))] = true
 			}
 		}
 	}
-	for _, name := range appfwUnits.FindAllString(string(text), -1) {
+	for _, name := range appfwUnits().FindAllString(string(text), -1) {
 		base := instance(strings.TrimSuffix(name, ".socket"))
 		for _, kind := range unitKinds {
 			path := filepath.Join(f.directory, base+kind)
