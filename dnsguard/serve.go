@@ -108,12 +108,13 @@ func (g *Guard) servePackets(ctx context.Context, conn *net.UDPConn) error {
 				in.Reply(i, answers[start:])
 				continue
 			}
-			query, from := slices.Clone(query), in.Origin(i)
+			from := in.Origin(i)
+			query, control := slices.Clone(query), slices.Clone(from.Control)
 			slots <- struct{}{}
 			slow.Go(func() {
 				defer func() { <-slots }()
 				if answer := g.AnswerPacket(ctx, query); answer != nil {
-					_, _, _ = conn.WriteMsgUDPAddrPort(answer, from.Control, from.Addr) // an app that left is no failure
+					_, _, _ = conn.WriteMsgUDPAddrPort(answer, control, from.Addr) // an app that left is no failure
 				}
 			})
 		}

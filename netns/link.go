@@ -169,6 +169,15 @@ func configure(link netlink.Link, peerMAC net.HardwareAddr, addr, peer netip.Add
 	if err := netlink.AddrAdd(link, a); err != nil {
 		return fmt.Errorf("add address %s: %w", addr, err)
 	}
+	if addr.Is6() {
+		// The kernel makes the address a local one by and by, in a work queue
+		// (addrconf_dad_work in net/ipv6/addrconf.c), also without duplicate
+		// address detection. What comes before is lost.
+		err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: host(addr), Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL})
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("make %s local: %w", addr, err)
+		}
+	}
 	err := netlink.NeighSet(&netlink.Neigh{
 		LinkIndex:    link.Attrs().Index,
 		Family:       family,
@@ -187,15 +196,6 @@ func appRoutes(ipv6 bool) error {
 	link, err := netlink.LinkByName(appDevice)
 	if err != nil {
 		return fmt.Errorf("find %s: %w", appDevice, err)
-	}
-	if ipv6 {
-		// The kernel makes the address a local one by and by, in a work queue
-		// (addrconf_dad_work in net/ipv6/addrconf.c), also without duplicate
-		// address detection. What comes before is lost.
-		err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: host(App6), Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL})
-		if err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("make %s local: %w", App6, err)
-		}
 	}
 	for _, gw := range families(ipv6, Gateway4, Gateway6) {
 		err := netlink.RouteAdd(&netlink.Route{

@@ -6,11 +6,9 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
-
-	"golang.org/x/net/ipv4"
-	"golang.org/x/net/ipv6"
 
 	"appfw/netns"
 	"appfw/netns/mmsg"
@@ -125,10 +123,10 @@ type clients struct {
 }
 
 // visit tells the flows of a UDP port apart: who came, to which of the host's
-// addresses.
+// addresses, as a control message has it.
 type visit struct {
 	client netip.AddrPort
-	host   netip.Addr
+	to     string
 }
 
 // maxDeniedClients bounds the clients of which it is known that they were reported.
@@ -146,38 +144,59 @@ func (p *Proxy) publishUDP(ctx context.Context, port Published, in Inward) error
 	defer c.work.Wait()
 	defer closeAll()
 	defer context.AfterFunc(ctx, closeAll)() // one may hold up the loop below: root in the namespace can hold back packets
-	read, write := datagramsOf(port.UDP)
-	b := make([]byte, largeBuffer)
+	datagrams, err := newInbox(port.UDP, mmsg.ReceiveTo)
+	if err != nil {
+		return err
+	}
+	var touched []*udpFlow
 	for {
-		n, v, err := read(b)
+		err := datagrams.receive()
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, net.ErrClosed):
 			return err
-		case err == nil:
-			c.datagram(v, b[:n], write)
-		} // else an ICMP error for one of the clients
+		case err != nil: // an ICMP error for one of the clients
+			continue
+		}
+		for i := range datagrams.n {
+			data, _ := datagrams.batch.Datagram(i)
+			if f := c.datagram(datagrams.batch.Origin(i), data); f != nil && !slices.Contains(touched, f) {
+				touched = append(touched, f)
+			}
+		}
+		for _, f := range touched {
+			if f.flush() != nil {
+				f.close() // and downward ends
+			}
+		}
+		clear(touched)
+		touched = touched[:0]
+		datagrams.release()
 	}
 }
 
-// datagram takes in a datagram of a client's.
-func (c *clients) datagram(v visit, data []byte, write func([]byte, visit) (int, error)) {
+// datagram takes in a datagram of a client's. What is to be sent is in the flow that
+// it returns; nil if nothing is.
+func (c *clients) datagram(from mmsg.Origin, data []byte) *udpFlow {
+	from.Addr = netip.AddrPortFrom(from.Addr.Addr().Unmap(), from.Addr.Port())
 	c.mu.Lock()
-	f := c.flows[v]
+	f := c.flows[visit{from.Addr, string(from.Control)}]
 	c.mu.Unlock()
 	if f == nil {
-		if f = c.open(v, write); f == nil {
-			return
+		if f = c.open(visit{from.Addr, string(from.Control)}); f == nil {
+			return nil
 		}
 	}
-	if c.send(f, data) != nil {
+	f.used.Store(c.Now().UnixNano())
+	if c.pass(f, data) != nil {
 		f.close() // and downward ends
 	}
+	return f
 }
 
 // open begins the flow of a client; nil if there can be none.
-func (c *clients) open(v visit, write func([]byte, visit) (int, error)) *udpFlow {
+func (c *clients) open(v visit) *udpFlow {
 	d := c.decideFrom(policy.UDP, v.client, addrPortUDP(c.port.UDP.LocalAddr()).Port())
 	if !d.verdict.Allow {
 		c.mu.Lock()
@@ -193,7 +212,7 @@ func (c *clients) open(v visit, write func([]byte, visit) (int, error)) *udpFlow
 		return nil
 	}
 	c.Log(d.event(d.verdict))
-	f := &udpFlow{decision: d, app: &visitor{v, write}}
+	f := &udpFlow{decision: d, app: &visitor{v, c.port.UDP}}
 	f.used.Store(c.Now().UnixNano())
 	w := c.in.ways(v.client, c.port.Port)[0]
 	var err error
@@ -238,54 +257,21 @@ func (c *clients) open(v visit, write func([]byte, visit) (int, error)) *udpFlow
 // visitor is the client of a flow.
 type visitor struct {
 	visit
-	write func([]byte, visit) (int, error)
+	conn *net.UDPConn
 }
 
 func (v *visitor) deliver(datagrams [][]byte) error {
-	return eachWrite(datagrams, func(data []byte) (int, error) { return v.write(data, v.visit) })
+	control := []byte(v.to)
+	return eachWrite(datagrams, func(data []byte) error {
+		_, _, err := v.conn.WriteMsgUDPAddrPort(data, control, v.client)
+		return err
+	})
 }
 
 // unreachable does nothing: the host's sockets send no ICMP errors.
 func (v *visitor) unreachable(netns.Unreachable) {}
 
 func (v *visitor) Close() error { return nil }
-
-// datagramsOf makes functions that read and write datagrams of a port that may have
-// several addresses: what comes to one is answered from there.
-func datagramsOf(conn *net.UDPConn) (read func([]byte) (int, visit, error), write func([]byte, visit) (int, error)) {
-	if addrPortUDP(conn.LocalAddr()).Addr().Is4() {
-		c := ipv4.NewPacketConn(conn)
-		_ = c.SetControlMessage(ipv4.FlagDst, true)
-		return func(b []byte) (int, visit, error) {
-				n, cm, from, err := c.ReadFrom(b)
-				if err != nil {
-					return 0, visit{}, err
-				}
-				v := visit{client: addrPortUDP(from)}
-				if cm != nil {
-					v.host, _ = netip.AddrFromSlice(cm.Dst.To4())
-				}
-				return n, v, nil
-			}, func(b []byte, v visit) (int, error) {
-				return c.WriteTo(b, &ipv4.ControlMessage{Src: v.host.AsSlice()}, net.UDPAddrFromAddrPort(v.client))
-			}
-	}
-	c := ipv6.NewPacketConn(conn)
-	_ = c.SetControlMessage(ipv6.FlagDst, true)
-	return func(b []byte) (int, visit, error) {
-			n, cm, from, err := c.ReadFrom(b)
-			if err != nil {
-				return 0, visit{}, err
-			}
-			v := visit{client: addrPortUDP(from)}
-			if cm != nil {
-				v.host, _ = netip.AddrFromSlice(cm.Dst)
-			}
-			return n, v, nil
-		}, func(b []byte, v visit) (int, error) {
-			return c.WriteTo(b, &ipv6.ControlMessage{Src: v.host.AsSlice()}, net.UDPAddrFromAddrPort(v.client))
-		}
-}
 
 func addrPortUDP(a net.Addr) netip.AddrPort {
 	udp, ok := a.(*net.UDPAddr)

@@ -289,8 +289,9 @@ type associatedUDP struct {
 }
 
 func (a *associatedUDP) deliver(datagrams [][]byte) error {
-	return eachWrite(datagrams, func(data []byte) (int, error) {
-		return a.to.conn.WriteToUDPAddrPort(append(slices.Clip(a.header), data...), *a.to.from.Load())
+	return eachWrite(datagrams, func(data []byte) error {
+		_, err := a.to.conn.WriteToUDPAddrPort(append(slices.Clip(a.header), data...), *a.to.from.Load())
+		return err
 	})
 }
 

@@ -69,7 +69,7 @@ type gatedUDP struct {
 }
 
 func newGatedUDP(conn *net.UDPConn, gate *netns.Gate, first netns.Packet) (*gatedUDP, error) {
-	in, err := newInbox(conn)
+	in, err := newInbox(conn, mmsg.Gather)
 	if err != nil {
 		return nil, err
 	}
@@ -262,7 +262,8 @@ type inbox struct {
 // takes none.
 var batches = sync.Pool{New: func() any { return mmsg.NewBatch(32, 1<<16) }}
 
-func newInbox(conn *net.UDPConn) (*inbox, error) {
+// newInbox makes the inbox of a socket with an option.
+func newInbox(conn *net.UDPConn, set func(fd int) error) (*inbox, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, err
@@ -277,7 +278,8 @@ func newInbox(conn *net.UDPConn) (*inbox, error) {
 		}
 		return true
 	}
-	return in, raw.Control(func(fd uintptr) { mmsg.Gather(int(fd)) })
+	cerr := raw.Control(func(fd uintptr) { err = set(int(fd)) })
+	return in, errors.Join(cerr, err)
 }
 
 // receive waits until there are datagrams.
@@ -399,7 +401,7 @@ func (f *udpFlow) failed(err error) {
 
 // downward relays to the app until the flow ends.
 func (p *Proxy) downward(f *udpFlow) {
-	in, err := newInbox(f.out)
+	in, err := newInbox(f.out, mmsg.Gather)
 	var datagrams [][]byte
 	for err == nil {
 		if err := p.receive(f, in); err != nil {
@@ -426,9 +428,9 @@ func (p *Proxy) downward(f *udpFlow) {
 }
 
 // eachWrite delivers datagrams one by one.
-func eachWrite(datagrams [][]byte, write func([]byte) (int, error)) error {
+func eachWrite(datagrams [][]byte, write func([]byte) error) error {
 	for _, data := range datagrams {
-		_, err := write(data)
+		err := write(data)
 		if err != nil && !errors.Is(err, unix.EMSGSIZE) && !errors.Is(err, unix.ENOBUFS) { // lost, as datagrams may be
 			return err
 		}

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"iter"
 	"net/netip"
-	"slices"
 	"strconv"
 	"unsafe"
 
@@ -124,15 +123,16 @@ func (b *Batch) Reply(i int, data []byte) {
 	b.replies = append(b.replies, message{Msghdr: m})
 }
 
-// Origin is where a datagram came from, for a reply later than the batch.
+// Origin is where a datagram came from.
 type Origin struct {
 	Addr    netip.AddrPort
-	Control []byte // sent with the reply, it has that come from where the datagram was sent to
+	Control []byte // sent with a reply, it has that come from where the datagram was sent to ([ReceiveTo])
 }
 
-// Origin is where the i-th datagram came from.
+// Origin is where the i-th datagram came from. Its control message is lost with the
+// next ones that are received.
 func (b *Batch) Origin(i int) Origin {
-	o := Origin{Control: slices.Clone(b.control(i))}
+	o := Origin{Control: b.control(i)}
 	turn(o.Control)
 	name := &b.names[i]
 	port := binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&name.Port))[:])

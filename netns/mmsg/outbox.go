@@ -146,7 +146,12 @@ func (o *Outbox) some(fd uintptr) bool {
 
 // Gather has a socket hand over datagrams of one size together (UDP_GRO, udp(7)),
 // which [Batch.Datagrams] divides again. Old kernels cannot, and need not.
-func Gather(fd int) { _ = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1) }
+func Gather(fd int) error {
+	if err := unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1); err != unix.ENOPROTOOPT {
+		return err
+	}
+	return nil
+}
 
 // gathered is the size of the datagrams in one that the kernel has put together; 0 if
 // it has not.
