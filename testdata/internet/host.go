@@ -29,7 +29,7 @@ func (n *Internet) Host(addrs ...string) *Host {
 			if err != nil {
 				return err
 			}
-			return netlink.AddrAdd(lo, &netlink.Addr{IPNet: ipNet(single(addr)), Flags: unix.IFA_F_NODAD})
+			return addAddr(lo, ipNet(single(addr)))
 		})
 		if err != nil {
 			n.t.Fatalf("internet: adding %s: %v", addr, err)

@@ -88,12 +88,26 @@ func linkUp(addrs ...string) error {
 		if err != nil {
 			return err
 		}
-		addr.Flags = unix.IFA_F_NODAD
-		if err := netlink.AddrAdd(link, addr); err != nil {
+		if err := addAddr(link, addr.IPNet); err != nil {
 			return fmt.Errorf("adding %s: %w", text, err)
 		}
 	}
 	return nil
+}
+
+// addAddr adds an address that is local at once. The kernel makes IPv6 addresses local by and by, in a work queue
+// (addrconf_dad_work), also without duplicate address detection.
+func addAddr(link netlink.Link, addr *net.IPNet) error {
+	err := netlink.AddrAdd(link, &netlink.Addr{IPNet: addr, Flags: unix.IFA_F_NODAD})
+	if err != nil || addr.IP.To4() != nil {
+		return err
+	}
+	host := &net.IPNet{IP: addr.IP, Mask: net.CIDRMask(128, 128)}
+	err = netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: host, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL})
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	return err
 }
 
 // awaitLink waits until the space's end of the link carries packets.
