@@ -62,10 +62,12 @@ type udpApp interface {
 // destination's address to the app's.
 type gatedUDP struct {
 	*net.UDPConn
-	inbox  *inbox
+	inbox *inbox
+	gate  *netns.Gate
+	first netns.Packet // header and some data, to quote in ICMP errors
+
+	mu     sync.Mutex // what refuses the flow is delivered beside what comes from the destination
 	outbox *mmsg.Outbox
-	gate   *netns.Gate
-	first  netns.Packet // header and some data, to quote in ICMP errors
 }
 
 func newGatedUDP(conn *net.UDPConn, gate *netns.Gate, first netns.Packet) (*gatedUDP, error) {
@@ -74,10 +76,12 @@ func newGatedUDP(conn *net.UDPConn, gate *netns.Gate, first netns.Packet) (*gate
 		return nil, err
 	}
 	out, err := mmsg.NewOutbox(conn)
-	return &gatedUDP{conn, in, out, gate, first}, err
+	return &gatedUDP{UDPConn: conn, inbox: in, gate: gate, first: first, outbox: out}, err
 }
 
 func (a *gatedUDP) deliver(datagrams [][]byte) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	for _, data := range datagrams {
 		a.outbox.Add(nil, data)
 	}
