@@ -324,6 +324,9 @@ func (p *Proxy) receive(f *udpFlow, in *inbox) error {
 		if errors.Is(err, os.ErrDeadlineExceeded) && now.Sub(time.Unix(0, f.used.Load())) < idle {
 			continue // used by the other direction
 		}
+		if errors.Is(err, unix.EMSGSIZE) {
+			continue // of what was sent: now the kernel knows how much the path takes
+		}
 		if err == nil {
 			f.used.Store(now.UnixNano())
 		}

@@ -2,14 +2,21 @@ package proxy
 
 import (
 	"bytes"
+	"encoding/binary"
 	"net"
+	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"appfw/dnsguard"
+	"appfw/netns"
 	"appfw/netns/mmsg"
+	"appfw/policy"
 )
 
 // What the destination sends and what refuses the flow are delivered by two
@@ -42,7 +49,7 @@ func TestDeliverAtOnce(t *testing.T) {
 				for i := range each { // of other sizes, so that the kernel need not divide
 					datagrams = append(datagrams, bytes.Repeat([]byte{c}, 1+i))
 				}
-				if err := a.deliver(datagrams); err != nil {
+				if _, err := a.deliver(datagrams); err != nil {
 					t.Error(err)
 					return
 				}
@@ -63,4 +70,165 @@ func TestDeliverAtOnce(t *testing.T) {
 		}
 	})
 	within(t, "the delivery", work.Wait)
+}
+
+// deafUDP is an app's side that records what it is told.
+type deafUDP struct{ told []netns.Unreachable }
+
+func (a *deafUDP) deliver([][]byte) (int, error)     { return 0, nil }
+func (a *deafUDP) unreachable(why netns.Unreachable) { a.told = append(a.told, why) }
+func (a *deafUDP) Close() error                      { return nil }
+
+// Of datagrams that are received at once, those before the one that is denied are
+// sent, with what waited for them, and none after it; and those alone are counted.
+func TestDeniedAmongMany(t *testing.T) {
+	hello := handshake(sni("a.example"))
+	client, denied := newClient(quicV1, "original"), newClient(quicV1, "another one")
+	datagrams := [][]byte{
+		[]byte("before"), client.initial(crypto(0, hello[:50])), client.initial(crypto(50, hello[50:])), {}, make([]byte, 65507),
+		denied.initial(crypto(0, handshake(sni("b.example")))), []byte("after"),
+	}
+	const passed = 5
+
+	lines, err := policy.ReadLines("p", strings.NewReader("allow a.example"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules, err := policy.Compile(policy.Config{Lines: lines})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := New(Config{Policy: func() *policy.Policy { return rules }, Pins: new(dnsguard.Pins), Now: time.Now})
+	dst := netip.MustParseAddrPort("11.0.0.1:443")
+	for _, n := range []policy.Name{"a.example", "b.example"} {
+		p.Pins.Give(n, nil, []netip.Addr{dst.Addr()}, time.Minute, time.Now())
+	}
+
+	listen := func() *net.UDPConn {
+		c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	dial := func(to *net.UDPConn) *net.UDPConn {
+		c, err := net.DialUDP("udp4", nil, to.LocalAddr().(*net.UDPAddr))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	from, to := listen(), listen()
+	app := new(deafUDP)
+	f := &udpFlow{decision: p.decide(origin{}, policy.UDP, dst, nil), app: app, out: dial(to)}
+	if f.outbox, err = mmsg.NewOutbox(f.out); err != nil || !f.looked {
+		t.Fatal(err, f.verdict)
+	}
+	sender := dial(from)
+	want := 0
+	for i, data := range datagrams {
+		if _, err := sender.Write(data); err != nil {
+			t.Fatal(err)
+		}
+		if i < passed {
+			want += len(data)
+		}
+	}
+	in, err := newInbox(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.used.Store(time.Now().UnixNano())
+	within(t, "the denial", func() { p.upward(f, in) })
+	if f.sent.Load() != int64(want) || len(app.told) == 0 || app.told[0] != netns.Prohibited {
+		t.Errorf("sent %d bytes of %d, told %v", f.sent.Load(), want, app.told)
+	}
+	f.close()
+	if _, err := dial(to).Write([]byte("end")); err != nil {
+		t.Fatal(err)
+	}
+	_ = to.SetReadDeadline(time.Now().Add(10 * time.Second))
+	b := make([]byte, 1<<16)
+	for i, data := range append(datagrams[:passed:passed], []byte("end")) {
+		if n, err := to.Read(b); err != nil || !bytes.Equal(b[:n], data) {
+			t.Fatalf("the %d. of %d is another: %d bytes, %v", i, passed, n, err)
+		}
+	}
+}
+
+// heardUDP is an app's side that hands on what comes from the destination.
+type heardUDP struct {
+	deafUDP
+	heard chan string
+}
+
+func (a *heardUDP) deliver(datagrams [][]byte) (bytes int, err error) {
+	for _, data := range datagrams {
+		a.heard <- string(data)
+	}
+	return 0, nil
+}
+
+// A router that says how small a path is ends no flow by it.
+func TestPathMTU(t *testing.T) {
+	ns, err := netns.New() // for what the kernel remembers of the path
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	var server, out *net.UDPConn
+	icmp := -1
+	if err := ns.Do(func() (err error) {
+		if icmp, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP); err != nil {
+			return err
+		}
+		lo, _ := unix.NewIfreq("lo")
+		lo.SetUint16(unix.IFF_UP)
+		if err = unix.IoctlIfreq(icmp, unix.SIOCSIFFLAGS, lo); err != nil {
+			return err
+		}
+		if server, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}); err == nil {
+			out, err = net.DialUDP("udp4", nil, server.LocalAddr().(*net.UDPAddr))
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(icmp)
+	defer server.Close()
+
+	app := &heardUDP{heard: make(chan string)}
+	f := &udpFlow{app: app, out: out}
+	p := New(Config{Now: time.Now})
+	f.used.Store(p.Now().UnixNano())
+	var work sync.WaitGroup
+	work.Go(func() { p.downward(f); close(app.heard) })
+
+	local, remote := addrPortUDP(out.LocalAddr()), addrPortUDP(out.RemoteAddr())
+	m := []byte{3, 4, 0, 0, 0, 0, 1400 >> 8, 1400 & 0xff} // fragmentation is needed (RFC 1191, 4)
+	m = append(m, 0x45, 0, 0x20, 0, 0, 0, 0x40, 0, 64, unix.IPPROTO_UDP, 0, 0)
+	m = append(append(m, local.Addr().AsSlice()...), remote.Addr().AsSlice()...)
+	m = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(m, local.Port()), remote.Port())
+	m = append(m, 0x20, 0, 0, 0)
+	sum := uint32(0)
+	for i := 0; i < len(m); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(m[i:]))
+	}
+	sum = sum>>16 + sum&0xffff
+	binary.BigEndian.PutUint16(m[2:], ^uint16(sum+sum>>16))
+	if err := unix.Sendto(icmp, m, 0, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := server.WriteToUDPAddrPort([]byte("after"), local); err != nil {
+		t.Error(err)
+	}
+	within(t, "a datagram", func() {
+		if got := <-app.heard; got != "after" {
+			t.Errorf("the flow ended: %q, %v", got, app.told)
+		}
+	})
+	f.close()
+	within(t, "the end", work.Wait)
 }
