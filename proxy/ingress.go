@@ -260,7 +260,7 @@ type visitor struct {
 	conn *net.UDPConn
 }
 
-func (v *visitor) deliver(datagrams [][]byte) error {
+func (v *visitor) deliver(datagrams [][]byte) (bytes int, err error) {
 	control := []byte(v.to)
 	return eachWrite(datagrams, func(data []byte) error {
 		_, _, err := v.conn.WriteMsgUDPAddrPort(data, control, v.client)

@@ -288,7 +288,7 @@ type associatedUDP struct {
 	header []byte // says where they are from
 }
 
-func (a *associatedUDP) deliver(datagrams [][]byte) error {
+func (a *associatedUDP) deliver(datagrams [][]byte) (bytes int, err error) {
 	return eachWrite(datagrams, func(data []byte) error {
 		_, err := a.to.conn.WriteToUDPAddrPort(append(slices.Clip(a.header), data...), *a.to.from.Load())
 		return err

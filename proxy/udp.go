@@ -53,7 +53,7 @@ type udpFlow struct {
 // udpApp is the app's side of a UDP flow.
 type udpApp interface {
 	io.Closer
-	deliver(datagrams [][]byte) error // from the destination
+	deliver(datagrams [][]byte) (bytes int, err error) // from the destination
 	// unreachable says that the destination cannot be reached, or not any more.
 	unreachable(why netns.Unreachable)
 }
@@ -79,7 +79,7 @@ func newGatedUDP(conn *net.UDPConn, gate *netns.Gate, first netns.Packet) (*gate
 	return &gatedUDP{UDPConn: conn, inbox: in, gate: gate, first: first, outbox: out}, err
 }
 
-func (a *gatedUDP) deliver(datagrams [][]byte) error {
+func (a *gatedUDP) deliver(datagrams [][]byte) (bytes int, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, data := range datagrams {
@@ -383,13 +383,13 @@ func (f *udpFlow) add(data []byte) {
 		header = f.by.header
 	}
 	f.outbox.Add(header, data)
-	f.sent.Add(int64(len(data)))
 }
 
 // flush sends what has passed to the destination. It is an error if nothing can be
 // sent there, of which the app has been told.
 func (f *udpFlow) flush() error {
-	err := f.outbox.Send()
+	sent, err := f.outbox.Send()
+	f.sent.Add(int64(sent))
 	if err != nil {
 		f.failed(err)
 	}
@@ -416,7 +416,6 @@ func (p *Proxy) downward(f *udpFlow) {
 			return
 		}
 		datagrams = datagrams[:0]
-		size := 0
 		for data := range in.datagrams() {
 			ok := true
 			if f.by != nil {
@@ -424,25 +423,26 @@ func (p *Proxy) downward(f *udpFlow) {
 			}
 			if ok {
 				datagrams = append(datagrams, data)
-				size += len(data)
 			}
 		}
-		if err = f.app.deliver(datagrams); err == nil {
-			f.received.Add(int64(size))
-		}
+		var received int
+		received, err = f.app.deliver(datagrams)
+		f.received.Add(int64(received))
 		in.release()
 	}
 }
 
 // eachWrite delivers datagrams one by one.
-func eachWrite(datagrams [][]byte, write func([]byte) error) error {
+func eachWrite(datagrams [][]byte, write func([]byte) error) (bytes int, err error) {
 	for _, data := range datagrams {
-		err := write(data)
-		if err != nil && !errors.Is(err, unix.EMSGSIZE) && !errors.Is(err, unix.ENOBUFS) { // lost, as datagrams may be
-			return err
+		switch err := write(data); {
+		case err == nil:
+			bytes += len(data)
+		case !errors.Is(err, unix.EMSGSIZE) && !errors.Is(err, unix.ENOBUFS): // else lost, as datagrams may be
+			return bytes, err
 		}
 	}
-	return nil
+	return bytes, nil
 }
 
 // look judges the names that a datagram of the app's shows. It is false if the
@@ -481,7 +481,7 @@ var errLongHello = errors.New("the QUIC ClientHello does not end")
 // in QUIC's own way, as few clients hear of the other.
 func (f *udpFlow) refuse(v policy.Verdict) {
 	if refusal := f.hellos.refusal("appfw: " + v.Reason()); refusal != nil {
-		_ = f.app.deliver([][]byte{refusal})
+		_, _ = f.app.deliver([][]byte{refusal})
 	}
 	f.app.unreachable(netns.Prohibited)
 }

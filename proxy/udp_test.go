@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bytes"
-	"encoding/binary"
 	"net"
 	"net/netip"
 	"os"
@@ -136,7 +135,7 @@ func TestDeniedAmongMany(t *testing.T) {
 			want += len(data)
 		}
 	}
-	in, err := newInbox(from)
+	in, err := newInbox(from, mmsg.Gather)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,79 +155,4 @@ func TestDeniedAmongMany(t *testing.T) {
 			t.Fatalf("the %d. of %d is another: %d bytes, %v", i, passed, n, err)
 		}
 	}
-}
-
-// heardUDP is an app's side that hands on what comes from the destination.
-type heardUDP struct {
-	deafUDP
-	heard chan string
-}
-
-func (a *heardUDP) deliver(datagrams [][]byte) (bytes int, err error) {
-	for _, data := range datagrams {
-		a.heard <- string(data)
-	}
-	return 0, nil
-}
-
-// A router that says how small a path is ends no flow by it.
-func TestPathMTU(t *testing.T) {
-	ns, err := netns.New() // for what the kernel remembers of the path
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ns.Close()
-	var server, out *net.UDPConn
-	icmp := -1
-	if err := ns.Do(func() (err error) {
-		if icmp, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP); err != nil {
-			return err
-		}
-		lo, _ := unix.NewIfreq("lo")
-		lo.SetUint16(unix.IFF_UP)
-		if err = unix.IoctlIfreq(icmp, unix.SIOCSIFFLAGS, lo); err != nil {
-			return err
-		}
-		if server, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}); err == nil {
-			out, err = net.DialUDP("udp4", nil, server.LocalAddr().(*net.UDPAddr))
-		}
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(icmp)
-	defer server.Close()
-
-	app := &heardUDP{heard: make(chan string)}
-	f := &udpFlow{app: app, out: out}
-	p := New(Config{Now: time.Now})
-	f.used.Store(p.Now().UnixNano())
-	var work sync.WaitGroup
-	work.Go(func() { p.downward(f); close(app.heard) })
-
-	local, remote := addrPortUDP(out.LocalAddr()), addrPortUDP(out.RemoteAddr())
-	m := []byte{3, 4, 0, 0, 0, 0, 1400 >> 8, 1400 & 0xff} // fragmentation is needed (RFC 1191, 4)
-	m = append(m, 0x45, 0, 0x20, 0, 0, 0, 0x40, 0, 64, unix.IPPROTO_UDP, 0, 0)
-	m = append(append(m, local.Addr().AsSlice()...), remote.Addr().AsSlice()...)
-	m = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(m, local.Port()), remote.Port())
-	m = append(m, 0x20, 0, 0, 0)
-	sum := uint32(0)
-	for i := 0; i < len(m); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(m[i:]))
-	}
-	sum = sum>>16 + sum&0xffff
-	binary.BigEndian.PutUint16(m[2:], ^uint16(sum+sum>>16))
-	if err := unix.Sendto(icmp, m, 0, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := server.WriteToUDPAddrPort([]byte("after"), local); err != nil {
-		t.Error(err)
-	}
-	within(t, "a datagram", func() {
-		if got := <-app.heard; got != "after" {
-			t.Errorf("the flow ended: %q, %v", got, app.told)
-		}
-	})
-	f.close()
-	within(t, "the end", work.Wait)
 }

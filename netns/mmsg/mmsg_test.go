@@ -2,15 +2,155 @@ package mmsg
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// connected are two sockets of one address that are connected to each other.
+func connected(t *testing.T, addr string) (a, b *net.UDPConn) {
+	t.Helper()
+	var conns [2]*net.UDPConn
+	for i := range conns {
+		c, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(addr)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		conns[i] = c
+	}
+	for i, c := range conns {
+		at := conns[1-i].LocalAddr().(*net.UDPAddr).AddrPort()
+		var to unix.Sockaddr = &unix.SockaddrInet6{Addr: at.Addr().As16(), Port: int(at.Port())}
+		if at.Addr().Is4() {
+			to = &unix.SockaddrInet4{Addr: at.Addr().As4(), Port: int(at.Port())}
+		}
+		control(t, c, func(fd int) error {
+			return errors.Join(unix.Connect(fd, to), unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20))
+		})
+	}
+	return conns[0], conns[1]
+}
+
+func control(t *testing.T, c *net.UDPConn, do func(fd int) error) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err == nil {
+		err = errors.Join(raw.Control(func(fd uintptr) { err = do(int(fd)) }), err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// take receives n datagrams.
+func take(t *testing.T, c *net.UDPConn, b *Batch, n int) (list [][]byte) {
+	t.Helper()
+	raw, _ := c.SyscallConn()
+	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	for len(list) < n {
+		var got int
+		var failed error
+		err := raw.Read(func(fd uintptr) bool {
+			got, failed = b.Receive(int(fd))
+			return failed != unix.EAGAIN
+		})
+		if err = errors.Join(err, failed); err != nil {
+			t.Fatalf("%d of %d: %v", len(list), n, err)
+		}
+		for data := range b.Datagrams(got) {
+			list = append(list, slices.Clone(data))
+		}
+	}
+	return list
+}
+
+// Datagrams of all sizes arrive as they were sent, in their order, whatever the kernel
+// divides and puts together.
+func TestDatagrams(t *testing.T) {
+	sizes := []int{0, 1, 2, 7, 1200, 1472, 1473, 9000, 32000, 33000, 65000, 65001, 65507}
+	for _, addr := range []string{"127.0.0.1", "::1"} {
+		for _, gather := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, together %t", addr, gather), func(t *testing.T) {
+				a, b := connected(t, addr)
+				if gather {
+					control(t, b, Gather)
+				}
+				o, err := NewOutbox(a)
+				if err != nil {
+					t.Fatal(err)
+				}
+				batch := NewBatch(32, 1<<16)
+				random := rand.New(rand.NewPCG(1, 2))
+				for range 100 {
+					var want [][]byte
+					size, sum, headers := sizes[random.IntN(len(sizes))], 0, 0
+					for range 1 + random.IntN(140) {
+						switch random.IntN(20) {
+						case 0:
+							size = sizes[random.IntN(len(sizes))]
+						case 1:
+							size = random.IntN(size + 1)
+						}
+						if sum+size > 1<<20 {
+							break
+						}
+						data := bytes.Repeat([]byte{byte(len(want))}, size)
+						header := random.IntN(min(size, 20) + 1)
+						want = append(want, data)
+						o.Add(data[:header], data[header:])
+						sum, headers = sum+size, headers+header
+					}
+					if sent, err := o.Send(); err != nil || sent != sum-headers {
+						t.Fatalf("sent %d bytes of %d: %v", sent, sum-headers, err)
+					}
+					for i, data := range take(t, b, batch, len(want)) {
+						if i >= len(want) || !bytes.Equal(data, want[i]) {
+							t.Fatalf("the %d. of %d is another: %d bytes", i, len(want), len(data))
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+// What is too large is lost, and is not counted; what nobody takes is an error, and is
+// not, either.
+func TestLost(t *testing.T) {
+	a, b := connected(t, "127.0.0.1")
+	o, err := NewOutbox(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int{100, 100, 65508, 1 << 17, 1 << 17, 50} {
+		o.Add(nil, make([]byte, size))
+	}
+	if sent, err := o.Send(); err != nil || sent != 250 {
+		t.Errorf("sent %d bytes: %v", sent, err)
+	}
+	if got := take(t, b, NewBatch(32, 1<<16), 3); len(got[2]) != 50 {
+		t.Errorf("received %d bytes", len(got[2]))
+	}
+	b.Close()
+	o.Add(nil, make([]byte, 7))
+	if sent, err := o.Send(); err != nil || sent != 7 {
+		t.Errorf("sent %d bytes: %v", sent, err)
+	}
+	o.Add(nil, make([]byte, 7)) // after the ICMP error
+	o.Add(nil, make([]byte, 7))
+	if sent, err := o.Send(); !errors.Is(err, unix.ECONNREFUSED) || sent != 0 {
+		t.Errorf("sent %d bytes: %v", sent, err)
+	}
+}
 
 // listen opens a socket at an address and a free port.
 func listen(t testing.TB, at string) (*net.UDPConn, syscall.RawConn) {
@@ -38,98 +178,6 @@ func dial(t testing.TB, to netip.AddrPort) *net.UDPConn {
 }
 
 func address(conn *net.UDPConn) netip.AddrPort { return conn.LocalAddr().(*net.UDPAddr).AddrPort() }
-
-// collect receives n datagrams.
-func collect(t testing.TB, raw syscall.RawConn, n int) (all [][]byte) {
-	t.Helper()
-	b := NewBatch(4, 1<<16)
-	for len(all) < n {
-		var got int
-		var failed error
-		err := raw.Read(func(fd uintptr) bool {
-			got, failed = b.Receive(int(fd))
-			return failed != unix.EAGAIN
-		})
-		if err != nil || failed != nil {
-			t.Fatal(err, failed)
-		}
-		for data := range b.Datagrams(got) {
-			all = append(all, slices.Clone(data))
-		}
-	}
-	return all
-}
-
-// What is sent together arrives as the datagrams that it was, in their order,
-// whatever sizes follow each other, also where the kernel hands them over together.
-func TestOutbox(t *testing.T) {
-	sizes := []int{3, 3, 3, 2, 5, 0, 0, 1, 1400, 1400, 1400, 1, 9000, 9000, 65507, 40000, 40000, 12, 7}
-	for range 200 {
-		sizes = append(sizes, 100)
-	}
-	for _, gather := range []bool{false, true} {
-		for _, at := range []string{"127.0.0.1", "::1"} {
-			to, raw := listen(t, at)
-			_ = to.SetReadBuffer(4 << 20)
-			if gather {
-				_ = raw.Control(func(fd uintptr) { Gather(int(fd)) })
-			}
-			o, err := NewOutbox(dial(t, address(to)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			var want [][]byte
-			for i, size := range sizes {
-				data := bytes.Repeat([]byte{byte(i)}, size)
-				cut := min(len(data), i%4)
-				o.Add(data[:cut], data[cut:])
-				want = append(want, data)
-			}
-			if err := o.Send(); err != nil {
-				t.Fatal(err)
-			}
-			got := collect(t, raw, len(want))
-			if !slices.EqualFunc(got, want, bytes.Equal) {
-				for i := range min(len(got), len(want)) {
-					if !bytes.Equal(got[i], want[i]) {
-						t.Errorf("%s, gathered %t: datagram %d has %d bytes, not %d", at, gather, i, len(got[i]), len(want[i]))
-						break
-					}
-				}
-			}
-		}
-	}
-}
-
-// What is too large is lost, and nothing else; nobody there is an error.
-func TestOutboxErrors(t *testing.T) {
-	to, raw := listen(t, "127.0.0.1")
-	o, err := NewOutbox(dial(t, address(to)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	large := make([]byte, 1<<16)
-	for _, data := range [][]byte{large, []byte("a"), large, large, []byte("b")} {
-		o.Add(nil, data)
-	}
-	if err := o.Send(); err != nil {
-		t.Fatal(err)
-	}
-	if got := collect(t, raw, 2); fmt.Sprintf("%s", got) != "[a b]" {
-		t.Errorf("%.20s", got)
-	}
-	to.Close()
-	failed := false
-	for range 3 { // the ICMP error is there with the next call
-		o.Add(nil, []byte("c"))
-		if o.Send() == unix.ECONNREFUSED {
-			failed = true
-		}
-	}
-	if !failed {
-		t.Error("no error, though nobody listens")
-	}
-}
 
 // Replies come from the address that was asked, at once or later.
 func TestReply(t *testing.T) {
@@ -215,7 +263,7 @@ func BenchmarkOutbox(b *testing.B) {
 		for range 32 {
 			o.Add(nil, data)
 		}
-		if err := o.Send(); err != nil {
+		if _, err := o.Send(); err != nil {
 			b.Fatal(err)
 		}
 	}

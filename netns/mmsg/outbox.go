@@ -22,12 +22,14 @@ type Outbox struct {
 	first     []int // datagram of each message
 	controls  []segmentControl
 	sent      int  // messages
+	passed    int  // bytes of data that the kernel took, without headers
 	plain     bool // this way does not take what is to be divided
 }
 
 // datagram is one that is to be sent.
 type datagram struct {
 	size  int // bytes
+	data  int // of them, those that are not the header's
 	begin int // of its vectors
 }
 
@@ -59,7 +61,7 @@ func NewOutbox(c syscall.Conn) (*Outbox, error) {
 // Add adds a datagram of a header, which may be nil, and data. Both must stay as they
 // are until [Outbox.Send] has returned.
 func (o *Outbox) Add(header, data []byte) {
-	o.datagrams = append(o.datagrams, datagram{len(header) + len(data), len(o.vectors)})
+	o.datagrams = append(o.datagrams, datagram{len(header) + len(data), len(data), len(o.vectors)})
 	for _, part := range [2][]byte{header, data} {
 		if len(part) > 0 {
 			o.vectors = append(o.vectors, unix.Iovec{Base: &part[0], Len: uint64(len(part))})
@@ -68,16 +70,17 @@ func (o *Outbox) Add(header, data []byte) {
 }
 
 // Send sends all that was added, and waits for room in the socket. What is too large
-// is lost, as datagrams may be. After another error, the rest is not sent.
-func (o *Outbox) Send() error {
+// is lost, as datagrams may be. After another error, the rest is not sent. sent is how
+// many bytes of data were, without headers.
+func (o *Outbox) Send() (sent int, err error) {
+	o.passed = 0
 	o.make(0)
-	err := o.raw.Write(o.write)
-	if err == nil {
+	if err = o.raw.Write(o.write); err == nil {
 		err = o.err
 	}
 	clear(o.vectors) // keep nobody's data
 	o.vectors, o.datagrams, o.err = o.vectors[:0], o.datagrams[:0], nil
-	return err
+	return o.passed, err
 }
 
 // make makes messages of the datagrams from the given one on.
@@ -120,6 +123,14 @@ func (o *Outbox) make(from int) {
 	}
 }
 
+// end is where the datagrams of a message end.
+func (o *Outbox) end(message int) int {
+	if message+1 < len(o.first) {
+		return o.first[message+1]
+	}
+	return len(o.datagrams)
+}
+
 // some sends as much as there is room for; false if there has to be more.
 func (o *Outbox) some(fd uintptr) bool {
 	for o.sent < len(o.messages) {
@@ -127,7 +138,12 @@ func (o *Outbox) some(fd uintptr) bool {
 		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&left[0])), uintptr(len(left)), unix.MSG_DONTWAIT, 0, 0)
 		switch {
 		case errno == 0:
-			o.sent += int(n)
+			for range n {
+				for _, d := range o.datagrams[o.first[o.sent]:o.end(o.sent)] {
+					o.passed += d.data
+				}
+				o.sent++
+			}
 		case errno == unix.EINTR:
 		case errno == unix.EAGAIN:
 			return false

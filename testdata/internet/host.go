@@ -77,7 +77,7 @@ func (h *Host) Blackhole() {
 		}
 		for _, addr := range h.addrs {
 			// The default route is a black hole, and router does not answer for an address once taken.
-			if err := netlink.AddrDel(lo, &netlink.Addr{IPNet: ipNet(single(addr))}); err != nil {
+			if err := delAddr(lo, ipNet(single(addr))); err != nil {
 				return err
 			}
 		}

@@ -102,12 +102,28 @@ func addAddr(link netlink.Link, addr *net.IPNet) error {
 	if err != nil || addr.IP.To4() != nil {
 		return err
 	}
-	host := &net.IPNet{IP: addr.IP, Mask: net.CIDRMask(128, 128)}
-	err = netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: host, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL})
-	if errors.Is(err, unix.EEXIST) {
+	if err = netlink.RouteAdd(local(link, addr.IP)); errors.Is(err, unix.EEXIST) {
 		return nil
 	}
 	return err
+}
+
+// delAddr undoes addAddr.
+func delAddr(link netlink.Link, addr *net.IPNet) error {
+	err := netlink.AddrDel(link, &netlink.Addr{IPNet: addr})
+	if err != nil || addr.IP.To4() != nil {
+		return err
+	}
+	if err = netlink.RouteDel(local(link, addr.IP)); errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
+}
+
+// local is the route that makes an IPv6 address a local one.
+func local(link netlink.Link, addr net.IP) *netlink.Route {
+	host := &net.IPNet{IP: addr, Mask: net.CIDRMask(128, 128)}
+	return &netlink.Route{LinkIndex: link.Attrs().Index, Dst: host, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL}
 }
 
 // awaitLink waits until the space's end of the link carries packets.
