@@ -33,7 +33,7 @@ func (k key) String() string { return fmt.Sprintf("%s %d %t", k.name, k.qtype, k
 // entry is an answer: the chain from the question's name to its end. It does
 // not change once it is in the cache.
 type entry struct {
-	rules           *policy.Policy // under which it was filtered
+	rules           *policy.Policy // under which it is filtered
 	rcode           int
 	absent          bool // the chain ends in nothing
 	records, ns     []dns.RR
@@ -194,6 +194,7 @@ const shards = 16
 // shard is a part of the cache, of some names.
 type shard struct {
 	mu      sync.Mutex
+	rules   *policy.Policy        // under which all entries were filtered
 	entries map[key]*list.Element // of *cached
 	used    *list.List            // the one used last in front
 	size    int                   // bytes
@@ -211,9 +212,14 @@ type cached struct {
 func newCache() *cache {
 	c := &cache{seed: maphash.MakeSeed()}
 	for i := range c.shards {
-		c.shards[i] = shard{entries: make(map[key]*list.Element), used: list.New()}
+		c.shards[i].clear(nil)
 	}
 	return c
+}
+
+// clear forgets all entries.
+func (s *shard) clear(rules *policy.Policy) {
+	s.rules, s.entries, s.used, s.size = rules, make(map[key]*list.Element), list.New(), 0
 }
 
 // of is the shard of a name, locked.
@@ -228,12 +234,15 @@ func (c *cache) of(name policy.Name) *shard {
 func (c *cache) get(k key, rules *policy.Policy, now time.Time) (e *entry, hot bool) {
 	s := c.of(k.name)
 	defer s.mu.Unlock()
+	if s.rules != rules {
+		s.clear(rules)
+	}
 	el := s.entries[k]
 	if el == nil {
 		return nil, false
 	}
 	x := el.Value.(*cached)
-	if x.entry.rules != rules || !now.Before(x.entry.staleEnd) {
+	if !now.Before(x.entry.staleEnd) {
 		s.remove(el)
 		return nil, false
 	}
@@ -259,6 +268,9 @@ func (c *cache) put(k key, e *entry) {
 	}
 	s := c.of(k.name)
 	defer s.mu.Unlock()
+	if s.rules != e.rules {
+		return // the policy has changed since it was asked for
+	}
 	if el := s.entries[k]; el != nil {
 		s.remove(el)
 	}

@@ -150,11 +150,11 @@ func (c *cache) getPacked(q plainQuery, rules *policy.Policy, now time.Time) (p 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	el := s.entries[key{policy.Name(q.name), q.qtype, q.dnssec}]
-	if el == nil {
+	if el == nil || s.rules != rules {
 		return nil, nil, false
 	}
 	x := el.Value.(*cached)
-	if p = x.packed[index(q.edns)]; p == nil || x.entry.rules != rules || !x.entry.fresh(now) {
+	if p = x.packed[index(q.edns)]; p == nil || !x.entry.fresh(now) {
 		return nil, nil, false
 	}
 	return p, x.entry, s.use(el, now)

@@ -133,13 +133,22 @@ func (p *Proxy) ended(d *decision, v policy.Verdict, sent, received int64) {
 
 // again decides on a flow as if it began now, if the policy has changed.
 func (p *Proxy) again(d *decision) policy.Verdict {
-	rules := p.Policy()
 	if d.still != nil && !d.still() {
 		return policy.Deny("its user may not use the proxy any more, or under another policy")
 	}
+	rules := p.Policy()
 	if rules == d.rules {
 		return d.verdict
 	}
+	v := p.decideBy(rules, d)
+	if v.Allow {
+		d.rules = rules // and the old ones may be forgotten
+	}
+	return v
+}
+
+// decideBy decides by other rules on a flow that goes on.
+func (p *Proxy) decideBy(rules *policy.Policy, d *decision) policy.Verdict {
 	if d.ingress {
 		return p.decideClient(rules, d.proto, d.dst)
 	}
@@ -211,7 +220,8 @@ func (p *Proxy) Recheck() {
 			if c.cancel == nil || !c.letIn.IsZero() {
 				continue // appfw's own, or judged again when it is accepted
 			}
-			if v := in.again(&c.decision); !v.Allow {
+			d := c.decision // which is read by who dials
+			if v := in.again(&d); !v.Allow {
 				c.denied = &v
 				c.cancel()
 			}
