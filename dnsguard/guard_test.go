@@ -263,7 +263,9 @@ func TestCacheAgesAndKeepsCase(t *testing.T) {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	for i := range 2 * maxCache / (&entry{}).size() {
-		f.cache.put(key{policy.Name(fmt.Sprint("n", i)), 1, false}, &entry{rules: f.Policy(), stored: f.now, expires: f.now.Add(time.Minute)})
+		k := key{policy.Name(fmt.Sprint("n", i)), 1, false}
+		f.cache.get(k, f.Policy(), f.now)
+		f.cache.put(k, &entry{rules: f.Policy(), stored: f.now, expires: f.now.Add(time.Minute)})
 	}
 	for i := range f.cache.shards {
 		s := &f.cache.shards[i]
