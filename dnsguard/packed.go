@@ -193,8 +193,9 @@ func (c *cache) keepReady(q *dns.Msg, f found) {
 	}
 	p := &x.packed[index(q.IsEdns0() != nil)]
 	if *p == nil { // else it is as large
-		x.size += len(message)
-		s.size += len(message)
+		size := 512 + len(message) + 8*len(ttls) + 128*len(f.pinned.pins) // about
+		x.size += size
+		s.size += size
 	}
 	*p = &packed{message: message, ttls: ttls, pinned: f.pinned, log: f.log}
 	s.trim()
