@@ -9,6 +9,7 @@ var buildFlags []string
 // failFast is how fast a denied program fails: the promise is a second.
 const failFast = 3 * time.Second
 
-const memoryLimitKB = 200 << 10
+// connectionLimitKB is what an idle connection may take: ten thousand have 200 MiB.
+const connectionLimitKB = 20
 
 var raceEnv []string

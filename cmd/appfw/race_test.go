@@ -9,7 +9,7 @@ var buildFlags = []string{"-race"}
 
 const failFast = 10 * time.Second
 
-const memoryLimitKB = 2 << 20
+const connectionLimitKB = 200
 
 // The detector would make each program sleep for a second before it exits.
 var raceEnv = []string{"GORACE=atexit_sleep_ms=0"}
