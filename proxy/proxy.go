@@ -74,6 +74,7 @@ type intake struct {
 
 	mu      sync.Mutex
 	pending map[flowKey]*pendingTCP // SYNs that were let in or are being dialled
+	owed    int                     // connections that were let in and have given away their spare descriptor
 	udp     map[flowKey]*udpFlow
 	opening map[flowKey][]netns.Packet // first datagrams that wait for their sockets
 

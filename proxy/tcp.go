@@ -35,6 +35,7 @@ const (
 type pendingTCP struct {
 	decision
 	out    stream      // to the destination; nil while dialling and for the resolver
+	spare  int         // a descriptor that is kept for the acceptance; 0: none, or given away
 	letIn  time.Time   // zero before
 	expiry *time.Timer // nil while dialling
 
@@ -57,6 +58,10 @@ func (in *intake) syn(p netns.Packet) {
 
 	if p.Dst.Port() == port53 || explicit(p.Dst) {
 		c := new(pendingTCP)
+		if in.reserve(c) != nil {
+			in.refuse(p, errShort)
+			return
+		}
 		in.hold(k, c)
 		in.letIn(p, k, c)
 		return
@@ -83,6 +88,11 @@ func (in *intake) dial(p netns.Packet, k flowKey, c *pendingTCP) {
 	defer c.cancel()
 	d := c.decision // Recheck looks at c's meanwhile
 	conn, err := in.Proxy.dial(c.ctx, &d)
+	if err == nil {
+		if err = in.reserve(c); err != nil {
+			conn.Close()
+		}
+	}
 	if err == nil {
 		in.mu.Lock()
 		c.out, c.real = conn, d.real
@@ -152,7 +162,43 @@ func (in *intake) takeLocked(k flowKey) *pendingTCP {
 	}
 	delete(in.pending, k)
 	c.expiry.Stop()
+	if c.spare > 0 {
+		unix.Close(c.spare)
+	} else {
+		in.owed--
+	}
 	return c
+}
+
+// reserve keeps a descriptor for the acceptance of a connection. Without one it must
+// not be let in: the app would be connected, and hear nothing.
+func (in *intake) reserve(c *pendingTCP) (err error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.owed > 0 {
+		return unix.EMFILE
+	}
+	c.spare, err = unix.Eventfd(0, unix.EFD_CLOEXEC)
+	return err
+}
+
+// makeRoom gives away a descriptor that was kept, for one acceptance; false if there
+// is none, or the last that was given away has been taken by something else.
+func (in *intake) makeRoom() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.owed > 0 {
+		return false
+	}
+	for _, c := range in.pending {
+		if c.spare > 0 {
+			unix.Close(c.spare)
+			c.spare = 0
+			in.owed++
+			return true
+		}
+	}
+	return false
 }
 
 // accept takes in the connections whose SYN was let in.
@@ -161,6 +207,9 @@ func (in *intake) accept(l net.Listener) {
 		conn, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if shortage(err) && in.makeRoom() {
+			continue
 		}
 		if err != nil {
 			// No descriptor is free: the connection waits in the backlog.

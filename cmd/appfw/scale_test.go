@@ -218,6 +218,34 @@ func TestIdleConnections(t *testing.T) {
 	}
 }
 
+// Without descriptors appfw refuses more connections, and says why; those that are
+// there go on, and when some have ended there is room again.
+func TestDescriptorLimit(t *testing.T) {
+	for _, limit := range []int{200, 201} { // one more is enough for half a connection
+		t.Run(fmt.Sprint(limit), func(t *testing.T) {
+			w := newWorld(t)
+			w.user = w.Ordinary()
+			w.example.ServeTCP(2001, repeat)
+			command := append([]string{"-c", `ulimit -n $0; exec "$@"`, fmt.Sprint(limit), program, "run", "--allow", "11.22.0.10", "--"}, probing("conns", "11.22.0.10:2001")...)
+			s := w.talk("sh", command...)
+			s.tell("open 200")
+			said := s.await(s.out, `(\d+) (.*)\n`)
+			n, _ := strconv.Atoi(said[1])
+			wants(t, said[2], "connection refused")
+			s.says("denied tcp 11.22.0.10:2001: appfw has no file descriptor left for it (ulimit -n raises the limit)")
+			s.expect("talk", fmt.Sprint(n, " <nil>"))
+			gateway := child(t, s.cmd.Process.Pid)
+			full := weigh(t, gateway)
+			t.Logf("%d connections: %+v", n, full)
+			full.descriptors -= 2 * 30
+			s.expect("close 30", "30 <nil>")
+			s.settles(full, gateway)
+			s.expect("open 8", "8 <nil>")
+			s.expect("talk", fmt.Sprint(n-22, " <nil>"))
+		})
+	}
+}
+
 // Connections that have ended leave nothing behind, however many they were.
 func TestManyConnections(t *testing.T) {
 	const n, warm = 15_000, 5000
