@@ -314,14 +314,10 @@ func (in *inbox) release() {
 // flow it is os.ErrDeadlineExceeded.
 func (p *Proxy) receive(f *udpFlow, in *inbox) error {
 	for {
-		idle := shortIdle
-		if f.received.Load() > 0 {
-			idle = longIdle
-		}
-		_ = in.conn.SetReadDeadline(time.Unix(0, f.used.Load()).Add(idle))
+		_ = in.conn.SetReadDeadline(f.idleEnd())
 		err := in.receive()
 		now := p.Now()
-		if errors.Is(err, os.ErrDeadlineExceeded) && now.Sub(time.Unix(0, f.used.Load())) < idle {
+		if errors.Is(err, os.ErrDeadlineExceeded) && now.Before(f.idleEnd()) {
 			continue // used by the other direction
 		}
 		if errors.Is(err, unix.EMSGSIZE) {
@@ -332,6 +328,15 @@ func (p *Proxy) receive(f *udpFlow, in *inbox) error {
 		}
 		return err
 	}
+}
+
+// idleEnd is when the flow ends if nothing more is sent.
+func (f *udpFlow) idleEnd() time.Time {
+	idle := shortIdle
+	if f.received.Load() > 0 {
+		idle = longIdle
+	}
+	return time.Unix(0, f.used.Load()).Add(idle)
 }
 
 // upward relays from the app until the flow ends.

@@ -2,11 +2,13 @@ package proxy
 
 import (
 	"bytes"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -155,4 +157,47 @@ func TestDeniedAmongMany(t *testing.T) {
 			t.Fatalf("the %d. of %d is another: %d bytes, %v", i, passed, n, err)
 		}
 	}
+}
+
+// udpPair is a socket that is connected to a peer.
+func udpPair(t *testing.T) (conn, peer *net.UDPConn) {
+	t.Helper()
+	peer, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { peer.Close() })
+	if conn, err = net.DialUDP("udp", nil, peer.LocalAddr().(*net.UDPAddr)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn, peer
+}
+
+// An answer that comes while the app's side is waited for makes the flow last longer.
+func TestAnsweredFlowLasts(t *testing.T) {
+	conn, peer := udpPair(t)
+	in, err := newInbox(conn, mmsg.Gather)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := new(udpFlow)
+	f.used.Store(time.Now().Add(-shortIdle).UnixNano())
+	var asked atomic.Int32
+	p := New(Config{Now: func() time.Time {
+		if asked.Add(1) == 1 { // the wait has ended
+			f.received.Store(1)
+			_, _ = peer.WriteTo([]byte("more"), conn.LocalAddr())
+		}
+		return time.Now()
+	}})
+	if err := p.receive(f, in); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("it ended as if there had been no answer")
+	} else if err != nil {
+		t.Error(err)
+	}
+	if asked.Load() < 2 {
+		t.Error("the wait did not end")
+	}
+	in.release()
 }
