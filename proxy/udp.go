@@ -433,6 +433,7 @@ func (p *Proxy) downward(f *udpFlow) {
 		var received int
 		received, err = f.app.deliver(datagrams)
 		f.received.Add(int64(received))
+		clear(datagrams) // an idle flow is not to hold the batch
 		in.release()
 	}
 }

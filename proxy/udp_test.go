@@ -6,11 +6,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+	"weak"
 
 	"golang.org/x/sys/unix"
 
@@ -200,4 +202,39 @@ func TestAnsweredFlowLasts(t *testing.T) {
 		t.Error("the wait did not end")
 	}
 	in.release()
+}
+
+// delivered is an app that says where its datagrams were.
+type delivered chan weak.Pointer[byte]
+
+func (d delivered) deliver(datagrams [][]byte) (bytes int, err error) {
+	d <- weak.Make(&datagrams[0][0])
+	return len(datagrams[0]), nil
+}
+func (d delivered) unreachable(netns.Unreachable) {}
+func (d delivered) Close() error                  { return nil }
+
+// A flow that waits for more holds no room for datagrams.
+func TestIdleFlowHoldsNothing(t *testing.T) {
+	conn, peer := udpPair(t)
+	app := make(delivered)
+	f := &udpFlow{app: app, out: conn}
+	f.used.Store(time.Now().UnixNano())
+	ended := make(chan struct{})
+	go func() {
+		New(Config{Now: time.Now}).downward(f)
+		close(ended)
+	}()
+	if _, err := peer.WriteTo([]byte("hello"), conn.LocalAddr()); err != nil {
+		t.Fatal(err)
+	}
+	room := <-app
+	for deadline := time.Now().Add(5 * time.Second); room.Value() != nil; runtime.GC() { // the pool forgets it, too
+		if time.Now().After(deadline) {
+			t.Error("it holds what was delivered")
+			break
+		}
+	}
+	conn.Close()
+	<-ended
 }
