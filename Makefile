@@ -34,7 +34,7 @@ test:
 
 # The detector needs cgo. Of the end-to-end tests, those that differ in what
 # runs at the same time: names, all transports, both gates, logs, load.
-RACY = AllowedName|ShownName|UDP|Ping|HostLoopback|TestResolver$$|Cache|TestLog$$|Ends|Burst|Signals|SentBeforeExit|TestQUIC$$|TLSClients|ReloadCuts|Upstream|Serve|ExplicitUDP|ExplicitShownName|Publish|Attach
+RACY = AllowedName|ShownName|UDP|Ping|HostLoopback|TestResolver$$|Cache|TestLog$$|Ends|Burst|DescriptorLimit|Signals|SentBeforeExit|TestQUIC$$|TLSClients|ReloadCuts|Upstream|Serve|ExplicitUDP|ExplicitShownName|Publish|Attach
 race:
 	CGO_ENABLED=1 go run ./testdata/gotest -race -count=1 ./dnsguard ./netns ./netns/mmsg ./policy ./proxy
 	CGO_ENABLED=1 go run ./testdata/gotest -race -count=1 -run '$(RACY)' ./cmd/appfw

@@ -381,7 +381,7 @@ func probeBeside(args []string) error {
 
 // A flow of datagrams that floods takes nothing from another.
 func TestFlood(t *testing.T) {
-	const n = 2000
+	const n = 1000
 	w := newWorld(t)
 	w.user = w.Ordinary()
 	var flood, talk atomic.Int64
