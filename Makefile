@@ -16,7 +16,7 @@ GO_DIRS = ./... ./testdata/internet ./testdata/machine ./testdata/gotest ./testd
 appfw: $(shell find cmd dnsguard netns policy proxy -name '*.go') go.mod go.sum
 	go build -trimpath -o $@ ./cmd/appfw
 
-.PHONY: check packages lint test race bench install clean
+.PHONY: check packages lint test race bench soak install clean
 check: packages lint test race
 
 packages:
@@ -26,6 +26,8 @@ lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
 	go vet $(GO_DIRS)
 	go tool staticcheck $(GO_DIRS)
+	go vet -tags soak ./cmd/appfw
+	go tool staticcheck -tags soak ./cmd/appfw
 
 # The small internet by itself: its test looks at what is left on the machine.
 test:
@@ -42,6 +44,11 @@ race:
 bench:
 	testdata/packages $(PACKAGES) $(PEERS)
 	go run ./testdata/bench -plot testdata/bench/figures.svg
+
+# Mixed traffic for a long time, while appfw is weighed: make soak SOAK=1h
+SOAK = 10m
+soak:
+	go test -tags soak -count=1 -timeout 0 -v -run '^TestSoak$$' ./cmd/appfw -soak $(SOAK)
 
 PREFIX ?= /usr/local
 install: appfw
