@@ -33,7 +33,7 @@ func (k key) String() string { return fmt.Sprintf("%s %d %t", k.name, k.qtype, k
 // entry is an answer: the chain from the question's name to its end. It does
 // not change once it is in the cache.
 type entry struct {
-	rules           *policy.Policy // under which it is filtered
+	rules           *policy.Policy // under which it was filtered
 	rcode           int
 	absent          bool // the chain ends in nothing
 	records, ns     []dns.RR
@@ -194,7 +194,6 @@ const shards = 16
 // shard is a part of the cache, of some names.
 type shard struct {
 	mu      sync.Mutex
-	rules   *policy.Policy        // under which all entries were filtered
 	entries map[key]*list.Element // of *cached
 	used    *list.List            // the one used last in front
 	size    int                   // bytes
@@ -205,6 +204,7 @@ type cached struct {
 	entry  *entry
 	size   int
 	packed [2]*packed // ready to be sent: to who speaks no EDNS, and to who does
+	large  bool       // it cannot be
 	hits   int
 	hot    bool // it was asked for ahead of its end
 }
@@ -212,14 +212,23 @@ type cached struct {
 func newCache() *cache {
 	c := &cache{seed: maphash.MakeSeed()}
 	for i := range c.shards {
-		c.shards[i].clear(nil)
+		c.shards[i].clear()
 	}
 	return c
 }
 
-// clear forgets all entries.
-func (s *shard) clear(rules *policy.Policy) {
-	s.rules, s.entries, s.used, s.size = rules, make(map[key]*list.Element), list.New(), 0
+func (s *shard) clear() {
+	s.entries, s.used, s.size = make(map[key]*list.Element), list.New(), 0
+}
+
+// forget forgets all entries.
+func (c *cache) forget() {
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.Lock()
+		s.clear()
+		s.mu.Unlock()
+	}
 }
 
 // of is the shard of a name, locked.
@@ -234,15 +243,12 @@ func (c *cache) of(name policy.Name) *shard {
 func (c *cache) get(k key, rules *policy.Policy, now time.Time) (e *entry, hot bool) {
 	s := c.of(k.name)
 	defer s.mu.Unlock()
-	if s.rules != rules {
-		s.clear(rules)
-	}
 	el := s.entries[k]
 	if el == nil {
 		return nil, false
 	}
 	x := el.Value.(*cached)
-	if !now.Before(x.entry.staleEnd) {
+	if x.entry.rules != rules || !now.Before(x.entry.staleEnd) {
 		s.remove(el)
 		return nil, false
 	}
@@ -268,9 +274,6 @@ func (c *cache) put(k key, e *entry) {
 	}
 	s := c.of(k.name)
 	defer s.mu.Unlock()
-	if s.rules != e.rules {
-		return // the policy has changed since it was asked for
-	}
 	if el := s.entries[k]; el != nil {
 		s.remove(el)
 	}
@@ -295,7 +298,8 @@ func (c *cache) revive(k key, old *entry, now time.Time) *entry {
 	defer s.mu.Unlock()
 	if el := s.entries[k]; el != nil && el.Value.(*cached).entry == old {
 		x := el.Value.(*cached)
-		x.entry, x.packed = &e, [2]*packed{}
+		s.size += e.size() - x.size
+		x.entry, x.packed, x.size = &e, [2]*packed{}, e.size()
 	}
 	return &e
 }

@@ -80,6 +80,10 @@ func New(c Config) *Guard {
 	return &Guard{Config: c, cache: newCache(), budget: newBudget(), slots: make(chan struct{}, maxInFlight)}
 }
 
+// Forget forgets what was answered under other policies. It is called when the policy
+// has changed.
+func (g *Guard) Forget() { g.cache.forget() }
+
 // Answer answers one query message. It is nil if the message deserves none: it
 // is a response itself. ctx is that of the service, not of who asks: others may
 // wait for the same answer.

@@ -110,8 +110,7 @@ func answerSize(said uint16) int { return min(max(dns.MinMsgSize, int(said)), ma
 const maxUDPAnswer = 4096
 
 // ready answers a datagram out of the cache, if the answer is there as it is to be
-// sent: what [Guard.AnswerPacket] would answer, appended to out. It waits for
-// nothing.
+// sent: what [Guard.AnswerPacket] would answer, appended to out.
 func (g *Guard) ready(ctx context.Context, packet, out []byte) ([]byte, bool) {
 	var room [256]byte
 	q, ok := readPlain(packet, room[:])
@@ -120,12 +119,12 @@ func (g *Guard) ready(ctx context.Context, packet, out []byte) ([]byte, bool) {
 	}
 	rules, now := g.Policy(), g.Now()
 	p, e, hot := g.cache.getPacked(q, rules, now)
-	if p == nil || len(p.message) > q.size || !p.pinned.again(now) {
-		return out, false
-	}
 	if hot {
 		k := key{policy.Name(q.name), q.qtype, q.dnssec}
 		go func() { _, _ = g.fetch(ctx, rules, k, e) }() // ends with ctx
+	}
+	if p == nil || !p.pinned.again(now) {
+		return out, false
 	}
 	g.Log(p.log)
 	start := len(out)
@@ -150,11 +149,11 @@ func (c *cache) getPacked(q plainQuery, rules *policy.Policy, now time.Time) (p 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	el := s.entries[key{policy.Name(q.name), q.qtype, q.dnssec}]
-	if el == nil || s.rules != rules {
+	if el == nil {
 		return nil, nil, false
 	}
 	x := el.Value.(*cached)
-	if p = x.packed[index(q.edns)]; p == nil || !x.entry.fresh(now) {
+	if p = x.packed[index(q.edns)]; p == nil || len(p.message) > q.size || x.entry.rules != rules || !x.entry.fresh(now) {
 		return nil, nil, false
 	}
 	return p, x.entry, s.use(el, now)
@@ -169,30 +168,31 @@ func (c *cache) keepReady(q *dns.Msg, f found) {
 		}
 		return nil
 	}
+	edns := index(q.IsEdns0() != nil)
 	s := c.of(k.name)
 	x := kept(s)
-	again := x != nil && x.hits > 0
+	wanted := x != nil && x.hits > 0 && !x.large && (x.packed[edns] == nil || x.packed[edns].pinned.gone())
 	s.mu.Unlock()
-	if !again {
-		return
+	if !wanted {
+		return // it is not asked for again, or is ready: the query is none of the plain ones
 	}
 	m := f.entry.answer(q, f.entry.stored)
 	m.Compress = true
 	message, err := m.Pack()
 	ttls, ok := findTTLs(message)
-	if err != nil || !ok || len(message) > maxUDPAnswer {
-		return
-	}
-	message[2] &^= flagRD
-	message[3] &^= flagCD
-
 	s = c.of(k.name)
 	defer s.mu.Unlock()
 	if x = kept(s); x == nil {
 		return
 	}
-	p := &x.packed[index(q.IsEdns0() != nil)]
-	if *p == nil { // else it is as large
+	if err != nil || !ok || len(message) > maxUDPAnswer {
+		x.large = true
+		return
+	}
+	message[2] &^= flagRD
+	message[3] &^= flagCD
+	p := &x.packed[edns]
+	if *p == nil { // else it is about as large
 		size := 512 + len(message) + 8*len(ttls) + 128*len(f.pinned.pins) // about
 		x.size += size
 		s.size += size

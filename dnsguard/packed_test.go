@@ -181,6 +181,27 @@ func TestReadyNoMore(t *testing.T) {
 	}
 }
 
+// What is asked for often is asked for again ahead of its end.
+func TestReadyAhead(t *testing.T) {
+	f := newFixture(t, readyZone, "allow *.ok.x")
+	again := make(chan bool, 10)
+	f.up.fill = func(m *dns.Msg) error { again <- true; return readyZone(m) }
+	small, _ := new(dns.Msg).SetQuestion("many.ok.x.", dns.TypeA).Pack() // does not fit, so it is never ready
+	large, _ := new(dns.Msg).SetQuestion("many.ok.x.", dns.TypeA).SetEdns0(4096, false).Pack()
+	for range prefetchHits {
+		f.AnswerPacket(context.Background(), large)
+	}
+	<-again
+	f.now = f.now.Add(56 * time.Second) // of 60
+	if _, ok := f.ready(context.Background(), small, nil); ok {
+		t.Error("what does not fit is ready")
+	}
+	if _, ok := f.ready(context.Background(), large, nil); !ok {
+		t.Error("not ready")
+	}
+	<-again
+}
+
 func BenchmarkReady(b *testing.B) {
 	f := newFixture(b, readyZone, "allow *.ok.x")
 	packet, _ := query("a.ok.x.", "A").Pack()

@@ -63,16 +63,18 @@ type pinned struct {
 	gifts *atomic.Int64 // of the Pins
 }
 
+// gone tells whether some of it is forgotten.
+func (p pinned) gone() bool {
+	return slices.ContainsFunc(p.pins, func(x *pin) bool { return x.gone.Load() })
+}
+
 // again gives the same again; false if some of it is forgotten.
 func (p pinned) again(now time.Time) bool {
 	gift := p.gifts.Add(1)
 	for _, x := range p.pins {
-		if x.gone.Load() {
-			return false
-		}
 		x.give(gift, now.Add(p.life))
 	}
-	return true
+	return !p.gone() // asked last: what goes now was given
 }
 
 // Give pins the addresses to the name for the given TTL: for pinLife at least,

@@ -55,7 +55,7 @@ func (g *Guard) fetch(ctx context.Context, rules *policy.Policy, k key, old *ent
 			return e, nil // answered since it was looked for
 		}
 		e, err := g.ask(ctx, rules, k)
-		if err == nil {
+		if err == nil && rules == g.Policy() {
 			g.cache.put(k, e)
 		}
 		return e, err

@@ -56,51 +56,31 @@ func (g *Guard) Serve(ctx context.Context, tcp []net.Listener, udp []*net.UDPCon
 	return errors.Join(errs...)
 }
 
-const (
-	// batch is how many datagrams are taken in at once.
-	batch = 32
-	// maxQuery is how large a query over UDP may be: there are none so large.
-	maxQuery = 4096
-	// maxSlow bounds the datagrams that are being answered in other ways than from
-	// the cache. More wait in the socket.
-	maxSlow = 2 * maxInFlight
-)
+// maxSlow bounds the datagrams that are being answered in other ways than from the
+// cache. More wait in the socket.
+const maxSlow = 2 * maxInFlight
 
 // servePackets answers datagrams until the socket is closed: what is ready in the
 // cache at once, and all else when it is there.
 func (g *Guard) servePackets(ctx context.Context, conn *net.UDPConn) error {
-	raw, err := conn.SyscallConn()
+	in, err := mmsg.NewInbox(conn, mmsg.ReceiveTo)
 	if err != nil {
 		return err
 	}
-	var failed error
-	control := func(fd uintptr) { failed = mmsg.ReceiveTo(int(fd)) }
-	if err := errors.Join(raw.Control(control), failed); err != nil {
-		return err
-	}
-	in := mmsg.NewBatch(batch, maxQuery)
 	slots := make(chan struct{}, maxSlow)
-	var n int
-	receive := func(fd uintptr) bool {
-		n, failed = in.Receive(int(fd))
-		return failed != unix.EAGAIN
-	}
-	send := func(fd uintptr) { in.Send(int(fd)) }
-	answers := make([]byte, 0, batch*maxUDPAnswer)
+	var answers []byte
 	var slow sync.WaitGroup
 	defer slow.Wait()
 	for {
-		if err := raw.Read(receive); err != nil {
-			return err
-		}
-		if failed == unix.ENOMEM || failed == unix.ENOBUFS {
+		err := in.Receive()
+		if errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ENOBUFS) {
 			continue
 		}
-		if failed != nil {
-			return failed
+		if err != nil {
+			return err
 		}
-		answers = answers[:0]
-		for i := range n {
+		answers = slices.Grow(answers[:0], in.N*maxUDPAnswer) // they stay where they are
+		for i := range in.N {
 			query, _ := in.Datagram(i)
 			start := len(answers)
 			var ready bool
@@ -118,7 +98,9 @@ func (g *Guard) servePackets(ctx context.Context, conn *net.UDPConn) error {
 				}
 			})
 		}
-		if err := raw.Control(send); err != nil {
+		err = in.Send()
+		in.Release()
+		if err != nil {
 			return err
 		}
 	}

@@ -104,7 +104,7 @@ type match struct {
 	prefix [1]netip.Prefix // that the address lies within, if it is by that
 }
 
-// host is what the rule or the entry speaks of. It is as good as x is.
+// host is what the rule or the entry speaks of.
 func (x *match) host() host {
 	if x.line == 0 {
 		return x.rule.host

@@ -128,11 +128,16 @@ func (p *Proxy) resolve(ctx context.Context, d *decision, name policy.Name) ([]n
 
 // dialUDP makes the socket by which a UDP flow goes out.
 func (p *Proxy) dialUDP(ctx context.Context, f *udpFlow) error {
-	err := p.reachUDP(ctx, f)
-	if err == nil {
-		if f.outbox, err = mmsg.NewOutbox(f.out); err != nil {
-			f.closeOut()
-		}
+	if err := p.reachUDP(ctx, f); err != nil {
+		return err
+	}
+	return f.ready()
+}
+
+// ready makes what sends by the flow's socket, or closes that.
+func (f *udpFlow) ready() (err error) {
+	if f.outbox, err = mmsg.NewOutbox(f.out); err != nil {
+		f.closeOut()
 	}
 	return err
 }

@@ -119,7 +119,8 @@ type clients struct {
 
 	mu     sync.Mutex
 	flows  map[visit]*udpFlow
-	denied map[netip.Addr]*policy.Policy // clients that have been reported, and what denied them
+	denied map[netip.Addr]bool // clients that have been reported
+	rules  *policy.Policy      // that denied them
 }
 
 // visit tells the flows of a UDP port apart: who came, to which of the host's
@@ -133,7 +134,7 @@ type visit struct {
 const maxDeniedClients = 1024
 
 func (p *Proxy) publishUDP(ctx context.Context, port Published, in Inward) error {
-	c := &clients{Proxy: p, port: port, in: in, flows: make(map[visit]*udpFlow), denied: make(map[netip.Addr]*policy.Policy)}
+	c := &clients{Proxy: p, port: port, in: in, flows: make(map[visit]*udpFlow), denied: make(map[netip.Addr]bool)}
 	closeAll := func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -144,13 +145,13 @@ func (p *Proxy) publishUDP(ctx context.Context, port Published, in Inward) error
 	defer c.work.Wait()
 	defer closeAll()
 	defer context.AfterFunc(ctx, closeAll)() // one may hold up the loop below: root in the namespace can hold back packets
-	datagrams, err := newInbox(port.UDP, mmsg.ReceiveTo)
+	datagrams, err := mmsg.NewInbox(port.UDP, mmsg.ReceiveTo)
 	if err != nil {
 		return err
 	}
 	var touched []*udpFlow
 	for {
-		err := datagrams.receive()
+		err := datagrams.Receive()
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -159,9 +160,9 @@ func (p *Proxy) publishUDP(ctx context.Context, port Published, in Inward) error
 		case err != nil: // an ICMP error for one of the clients
 			continue
 		}
-		for i := range datagrams.n {
-			data, _ := datagrams.batch.Datagram(i)
-			if f := c.datagram(datagrams.batch.Origin(i), data); f != nil && !slices.Contains(touched, f) {
+		for i := range datagrams.N {
+			data, _ := datagrams.Datagram(i)
+			if f := c.datagram(datagrams.Origin(i), data); f != nil && !slices.Contains(touched, f) {
 				touched = append(touched, f)
 			}
 		}
@@ -172,7 +173,7 @@ func (p *Proxy) publishUDP(ctx context.Context, port Published, in Inward) error
 		}
 		clear(touched)
 		touched = touched[:0]
-		datagrams.release()
+		datagrams.Release()
 	}
 }
 
@@ -200,11 +201,11 @@ func (c *clients) open(v visit) *udpFlow {
 	d := c.decideFrom(policy.UDP, v.client, addrPortUDP(c.port.UDP.LocalAddr()).Port())
 	if !d.verdict.Allow {
 		c.mu.Lock()
-		known := c.denied[v.client.Addr()] == d.rules
-		if len(c.denied) >= maxDeniedClients {
+		if c.rules != d.rules || len(c.denied) >= maxDeniedClients {
 			clear(c.denied)
 		}
-		c.denied[v.client.Addr()] = d.rules
+		known := c.denied[v.client.Addr()]
+		c.denied[v.client.Addr()], c.rules = true, d.rules
 		c.mu.Unlock()
 		if !known {
 			c.deny(&d, d.verdict)
@@ -217,7 +218,7 @@ func (c *clients) open(v visit) *udpFlow {
 	w := c.in.ways(v.client, c.port.Port)[0]
 	var err error
 	if f.out, err = w.gate.DialUDP(w.to, w.from); err == nil {
-		f.outbox, err = mmsg.NewOutbox(f.out)
+		err = f.ready()
 	}
 	if err != nil {
 		c.unconnected(&d, err)

@@ -5,8 +5,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"appfw/netns"
 )
 
@@ -17,9 +15,12 @@ import (
 func (p *Proxy) Linger(ctx context.Context, closing func() map[netns.Connection]bool) {
 	p.mu.Lock()
 	intakes := slices.Clone(p.intakes)
+	p.mu.Unlock()
+	opening := slices.ContainsFunc(intakes, (*intake).opens) // asked first: what opens becomes a flow
+	p.mu.Lock()
 	idle := len(p.flows) == 0
 	p.mu.Unlock()
-	if idle && !slices.ContainsFunc(intakes, (*intake).opens) {
+	if idle && !opening {
 		return
 	}
 	closed := closing()
@@ -99,10 +100,7 @@ func (in *intake) datagramsWait() bool {
 		return true
 	}
 	for _, f := range in.udp {
-		app := f.app.(*gatedUDP).inbox
-		waiting := 0
-		_ = app.raw.Control(func(fd uintptr) { waiting, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
-		if waiting > 0 || app.busy.Load() {
+		if f.app.(*gatedUDP).inbox.Busy() {
 			return true
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -62,7 +61,7 @@ type udpApp interface {
 // destination's address to the app's.
 type gatedUDP struct {
 	*net.UDPConn
-	inbox *inbox
+	inbox *mmsg.Inbox
 	gate  *netns.Gate
 	first netns.Packet // header and some data, to quote in ICMP errors
 
@@ -71,7 +70,7 @@ type gatedUDP struct {
 }
 
 func newGatedUDP(conn *net.UDPConn, gate *netns.Gate, first netns.Packet) (*gatedUDP, error) {
-	in, err := newInbox(conn, mmsg.Gather)
+	in, err := mmsg.NewInbox(conn, mmsg.Gather)
 	if err != nil {
 		return nil, err
 	}
@@ -251,71 +250,12 @@ func (f *udpFlow) abort() {
 	f.close()
 }
 
-// inbox receives the datagrams of one socket of a flow, as many as there are.
-type inbox struct {
-	conn  *net.UDPConn
-	raw   syscall.RawConn
-	try   func(fd uintptr) bool
-	batch *mmsg.Batch // nil while it is empty: idle flows hold none
-	n     int         // of datagrams in it
-	busy  atomic.Bool // some may have been received, and not been released
-	err   error
-}
-
-// batches are for 32 datagrams of any size. Memory of which nothing was ever filled
-// takes none.
-var batches = sync.Pool{New: func() any { return mmsg.NewBatch(32, 1<<16) }}
-
-// newInbox makes the inbox of a socket with an option.
-func newInbox(conn *net.UDPConn, set func(fd int) error) (*inbox, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	in := &inbox{conn: conn, raw: raw}
-	in.try = func(fd uintptr) bool {
-		in.batch = batches.Get().(*mmsg.Batch)
-		in.busy.Store(true)
-		if in.n, in.err = in.batch.Receive(int(fd)); in.err == unix.EAGAIN {
-			in.release()
-			return false
-		}
-		return true
-	}
-	cerr := raw.Control(func(fd uintptr) { err = set(int(fd)) })
-	return in, errors.Join(cerr, err)
-}
-
-// receive waits until there are datagrams.
-func (in *inbox) receive() error {
-	err := in.raw.Read(in.try)
-	if err == nil {
-		err = in.err
-	}
-	if err != nil {
-		in.release()
-	}
-	return err
-}
-
-// datagrams are those that were received.
-func (in *inbox) datagrams() iter.Seq[[]byte] { return in.batch.Datagrams(in.n) }
-
-// release forgets the datagrams.
-func (in *inbox) release() {
-	if in.batch != nil {
-		batches.Put(in.batch)
-		in.batch = nil
-		in.busy.Store(false)
-	}
-}
-
 // receive waits for datagrams at one of the flow's sockets; at the end of an idle
 // flow it is os.ErrDeadlineExceeded.
-func (p *Proxy) receive(f *udpFlow, in *inbox) error {
+func (p *Proxy) receive(f *udpFlow, in *mmsg.Inbox) error {
 	for {
-		_ = in.conn.SetReadDeadline(f.idleEnd())
-		err := in.receive()
+		_ = in.Conn().SetReadDeadline(f.idleEnd())
+		err := in.Receive()
 		now := p.Now()
 		if errors.Is(err, os.ErrDeadlineExceeded) && now.Before(f.idleEnd()) {
 			continue // used by the other direction
@@ -340,19 +280,19 @@ func (f *udpFlow) idleEnd() time.Time {
 }
 
 // upward relays from the app until the flow ends.
-func (p *Proxy) upward(f *udpFlow, in *inbox) {
+func (p *Proxy) upward(f *udpFlow, in *mmsg.Inbox) {
 	for {
 		if p.receive(f, in) != nil {
 			return // idle, closed, or the app closed its socket
 		}
 		var err error
-		for data := range in.datagrams() {
+		for data := range in.Datagrams(in.N) {
 			if err = p.pass(f, data); err != nil {
 				break
 			}
 		}
 		err = errors.Join(err, f.flush())
-		in.release()
+		in.Release()
 		if err != nil {
 			return
 		}
@@ -413,7 +353,7 @@ func (f *udpFlow) failed(err error) {
 
 // downward relays to the app until the flow ends.
 func (p *Proxy) downward(f *udpFlow) {
-	in, err := newInbox(f.out, mmsg.Gather)
+	in, err := mmsg.NewInbox(f.out, mmsg.Gather)
 	var datagrams [][]byte
 	for err == nil {
 		if err := p.receive(f, in); err != nil {
@@ -421,7 +361,7 @@ func (p *Proxy) downward(f *udpFlow) {
 			return
 		}
 		datagrams = datagrams[:0]
-		for data := range in.datagrams() {
+		for data := range in.Datagrams(in.N) {
 			ok := true
 			if f.by != nil {
 				data, ok = f.by.receive(data)
@@ -434,7 +374,7 @@ func (p *Proxy) downward(f *udpFlow) {
 		received, err = f.app.deliver(datagrams)
 		f.received.Add(int64(received))
 		clear(datagrams) // an idle flow is not to hold the batch
-		in.release()
+		in.Release()
 	}
 }
 

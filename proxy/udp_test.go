@@ -139,7 +139,7 @@ func TestDeniedAmongMany(t *testing.T) {
 			want += len(data)
 		}
 	}
-	in, err := newInbox(from, mmsg.Gather)
+	in, err := mmsg.NewInbox(from, mmsg.Gather)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +179,7 @@ func udpPair(t *testing.T) (conn, peer *net.UDPConn) {
 // An answer that comes while the app's side is waited for makes the flow last longer.
 func TestAnsweredFlowLasts(t *testing.T) {
 	conn, peer := udpPair(t)
-	in, err := newInbox(conn, mmsg.Gather)
+	in, err := mmsg.NewInbox(conn, mmsg.Gather)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +201,7 @@ func TestAnsweredFlowLasts(t *testing.T) {
 	if asked.Load() < 2 {
 		t.Error("the wait did not end")
 	}
-	in.release()
+	in.Release()
 }
 
 // delivered is an app that says where its datagrams were.

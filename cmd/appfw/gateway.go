@@ -31,11 +31,11 @@ func newGateway() *cobra.Command {
 		Hidden: true,
 		Args:   needCommand,
 		RunE: func(_ *cobra.Command, args []string) error {
-			_ = unix.SetNonblock(controlFD, true) // to wait for it takes no processor
-			control := os.NewFile(controlFD, "control")
 			if _, err := unix.GetsockoptInt(controlFD, unix.SOL_SOCKET, unix.SO_TYPE); err != nil {
 				return errors.New("this command is for appfw itself; use appfw proxy-run")
 			}
+			_ = unix.SetNonblock(controlFD, true) // to wait for it takes no processor
+			control := os.NewFile(controlFD, "control")
 			return serveApp(flags, args, control)
 		},
 	}
@@ -221,8 +221,8 @@ func parallel(fns ...func() error) error {
 }
 
 // await waits for the app, and tells the supervisor whenever it stops. It waits by
-// signals: wait4(2) would keep the one processor that the gateway uses from all else,
-// until the runtime notices, after up to 20 ms.
+// signals: wait4(2) would keep a processor from the gateway, which may have only one, until the
+// runtime notices, after up to 20 ms.
 func await(pid int, control *os.File) syscall.WaitStatus {
 	changed := make(chan os.Signal, 1)
 	signal.Notify(changed, unix.SIGCHLD)

@@ -221,6 +221,7 @@ func (l *live) reload() {
 		}
 	}
 	l.current.Store(next)
+	l.proxy.Guard.Forget()
 	l.proxy.Recheck()
 	l.report.reloaded("the policy was read anew")
 }

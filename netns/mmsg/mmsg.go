@@ -43,13 +43,20 @@ func NewBatch(n, size int) *Batch {
 		replies: make([]message, 0, n), answers: make([]unix.Iovec, n),
 	}
 	for i := range b.messages {
-		b.vectors[i] = unix.Iovec{Base: &b.buffers[i*size], Len: uint64(size)}
+		b.vectors[i] = vector(b.buffers[i*size : (i+1)*size])
 		b.messages[i].Name = (*byte)(unsafe.Pointer(&b.names[i]))
 		b.messages[i].Iov = &b.vectors[i]
-		b.messages[i].Iovlen = 1
+		b.messages[i].SetIovlen(1)
 		b.messages[i].Control = &b.controls[i*controlSize]
 	}
 	return b
+}
+
+// vector is struct iovec of data, which is not empty.
+func vector(data []byte) unix.Iovec {
+	v := unix.Iovec{Base: &data[0]}
+	v.SetLen(len(data))
+	return v
 }
 
 // ReceiveTo has a socket say with each datagram to which address it was sent.
@@ -64,12 +71,13 @@ func ReceiveTo(fd int) error {
 	return unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_PKTINFO, 1)
 }
 
-// Receive receives the datagrams that are there, at most as many as there is room
+// receive receives the datagrams that are there, at most as many as there is room
 // for, and returns their number. It is EAGAIN if there is none.
-func (b *Batch) Receive(fd int) (n int, err error) {
+func (b *Batch) receive(fd int) (n int, err error) {
 	for i := range b.messages {
 		m := &b.messages[i]
-		m.Namelen, m.Controllen, m.Flags = uint32(unsafe.Sizeof(b.names[i])), controlSize, 0
+		m.Namelen, m.Flags = uint32(unsafe.Sizeof(b.names[i])), 0
+		m.SetControllen(controlSize)
 	}
 	for {
 		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.messages[0])), uintptr(len(b.messages)), unix.MSG_DONTWAIT, 0, 0)
@@ -111,12 +119,12 @@ func (b *Batch) Datagrams(n int) iter.Seq[[]byte] {
 	}
 }
 
-// Reply has [Batch.Send] send data to where the i-th datagram came from. If the
+// Reply has [Inbox.Send] send data to where the i-th datagram came from. If the
 // socket says to which address that was sent ([ReceiveTo]), the reply comes from
 // there.
 func (b *Batch) Reply(i int, data []byte) {
 	n := len(b.replies)
-	b.answers[n] = unix.Iovec{Base: &data[0], Len: uint64(len(data))}
+	b.answers[n] = vector(data)
 	m := b.messages[i].Msghdr
 	m.Iov = &b.answers[n]
 	turn(b.control(i))
@@ -159,18 +167,19 @@ func turn(control []byte) {
 	if len(control) < unix.SizeofCmsghdr {
 		return
 	}
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
 	data := control[unix.CmsgLen(0):]
-	switch len(data) {
-	case unix.CmsgSpace(unix.SizeofInet4Pktinfo) - unix.CmsgLen(0): // struct in_pktinfo: interface, source, destination
+	switch {
+	case h.Level == unix.SOL_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo: // interface, source, destination
 		binary.NativeEndian.PutUint32(data, 0)
 		copy(data[4:8], data[8:12])
-	case unix.CmsgSpace(unix.SizeofInet6Pktinfo) - unix.CmsgLen(0): // struct in6_pktinfo: address, interface
+	case h.Level == unix.SOL_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo: // address, interface
 		binary.NativeEndian.PutUint32(data[16:], 0)
 	}
 }
 
-// Send sends the replies. One that cannot be sent is left out: datagrams may be lost.
-func (b *Batch) Send(fd int) {
+// send sends the replies.
+func (b *Batch) send(fd int) {
 	for left := b.replies; len(left) > 0; {
 		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&left[0])), uintptr(len(left)), unix.MSG_DONTWAIT, 0, 0)
 		switch {

@@ -3,7 +3,6 @@ package mmsg
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -43,9 +42,11 @@ func connected(t *testing.T, addr string) (a, b *net.UDPConn) {
 func control(t *testing.T, c *net.UDPConn, do func(fd int) error) {
 	t.Helper()
 	raw, err := c.SyscallConn()
+	var failed error
 	if err == nil {
-		err = errors.Join(raw.Control(func(fd uintptr) { err = do(int(fd)) }), err)
+		err = raw.Control(func(fd uintptr) { failed = do(int(fd)) })
 	}
+	err = errors.Join(err, failed)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +61,7 @@ func take(t *testing.T, c *net.UDPConn, b *Batch, n int) (list [][]byte) {
 		var got int
 		var failed error
 		err := raw.Read(func(fd uintptr) bool {
-			got, failed = b.Receive(int(fd))
+			got, failed = b.receive(int(fd))
 			return failed != unix.EAGAIN
 		})
 		if err = errors.Join(err, failed); err != nil {
@@ -77,12 +78,19 @@ func take(t *testing.T, c *net.UDPConn, b *Batch, n int) (list [][]byte) {
 // divides and puts together.
 func TestDatagrams(t *testing.T) {
 	sizes := []int{0, 1, 2, 7, 1200, 1472, 1473, 9000, 32000, 33000, 65000, 65001, 65507}
+	unchecked := func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_NO_CHECK, 1) }
 	for _, addr := range []string{"127.0.0.1", "::1"} {
-		for _, gather := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, together %t", addr, gather), func(t *testing.T) {
+		for name, set := range map[string][2]func(fd int) error{ // of the sender, of the receiver
+			"one by one":  {},
+			"together":    {nil, Gather},
+			"not divided": {unchecked, nil}, // which the kernel refuses for sockets without checksums
+		} {
+			t.Run(addr+", "+name, func(t *testing.T) {
 				a, b := connected(t, addr)
-				if gather {
-					control(t, b, Gather)
+				for i, c := range []*net.UDPConn{a, b} {
+					if set[i] != nil {
+						control(t, c, set[i])
+					}
 				}
 				o, err := NewOutbox(a)
 				if err != nil {
@@ -197,7 +205,7 @@ func TestReply(t *testing.T) {
 		for answered := 0; answered < 2; {
 			var n int
 			err := raw.Read(func(fd uintptr) bool {
-				n, failed = b.Receive(int(fd))
+				n, failed = b.receive(int(fd))
 				return failed != unix.EAGAIN
 			})
 			if err != nil || failed != nil {
@@ -216,7 +224,7 @@ func TestReply(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			_ = raw.Control(func(fd uintptr) { b.Send(int(fd)) })
+			_ = raw.Control(func(fd uintptr) { b.send(int(fd)) })
 			answered += n
 		}
 		got := map[string]bool{}
@@ -242,7 +250,7 @@ func TestDatagramCut(t *testing.T) {
 	}
 	b := NewBatch(1, 16)
 	err := raw.Read(func(fd uintptr) bool {
-		_, err := b.Receive(int(fd))
+		_, err := b.receive(int(fd))
 		return err != unix.EAGAIN
 	})
 	if data, whole := b.Datagram(0); err != nil || len(data) != 16 || whole {

@@ -22,6 +22,7 @@ type Outbox struct {
 	first     []int // datagram of each message
 	controls  []segmentControl
 	sent      int  // messages
+	refused   bool // the next message was too large, or an earlier one was
 	passed    int  // bytes of data that the kernel took, without headers
 	plain     bool // this way does not take what is to be divided
 }
@@ -45,6 +46,8 @@ const (
 	// maxSegmented the bytes of it: one IP packet's, less the headers.
 	maxSegments  = 64
 	maxSegmented = 65000
+	// maxKept is of how many datagrams the room is kept for the next ones.
+	maxKept = 256
 )
 
 // NewOutbox makes an Outbox of a socket.
@@ -64,7 +67,7 @@ func (o *Outbox) Add(header, data []byte) {
 	o.datagrams = append(o.datagrams, datagram{len(header) + len(data), len(data), len(o.vectors)})
 	for _, part := range [2][]byte{header, data} {
 		if len(part) > 0 {
-			o.vectors = append(o.vectors, unix.Iovec{Base: &part[0], Len: uint64(len(part))})
+			o.vectors = append(o.vectors, vector(part))
 		}
 	}
 }
@@ -80,6 +83,9 @@ func (o *Outbox) Send() (sent int, err error) {
 	}
 	clear(o.vectors) // keep nobody's data
 	o.vectors, o.datagrams, o.err = o.vectors[:0], o.datagrams[:0], nil
+	if cap(o.datagrams) > maxKept {
+		o.vectors, o.datagrams, o.messages, o.first, o.controls = nil, nil, nil, nil, nil
+	}
 	return o.passed, err
 }
 
@@ -144,13 +150,17 @@ func (o *Outbox) some(fd uintptr) bool {
 				}
 				o.sent++
 			}
+			o.refused = false
 		case errno == unix.EINTR:
 		case errno == unix.EAGAIN:
 			return false
+		case errno == unix.EMSGSIZE && !o.refused:
+			o.refused = true // the error may be of a router, for what was sent before
 		case o.controls[o.sent].Len > 0 && (errno == unix.EINVAL || errno == unix.EIO || errno == unix.EMSGSIZE):
-			o.plain = true
+			o.plain, o.refused = true, false
 			o.make(o.first[o.sent])
 		case errno == unix.EMSGSIZE || errno == unix.ENOBUFS:
+			o.refused = false
 			o.sent++
 		default:
 			o.err = errno
@@ -161,13 +171,8 @@ func (o *Outbox) some(fd uintptr) bool {
 }
 
 // Gather has a socket hand over datagrams of one size together (UDP_GRO, udp(7)),
-// which [Batch.Datagrams] divides again. Old kernels cannot, and need not.
-func Gather(fd int) error {
-	if err := unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1); err != unix.ENOPROTOOPT {
-		return err
-	}
-	return nil
-}
+// which [Batch.Datagrams] divides again.
+func Gather(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1) }
 
 // gathered is the size of the datagrams in one that the kernel has put together; 0 if
 // it has not.
