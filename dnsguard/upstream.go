@@ -82,6 +82,9 @@ func (r *Resolvers) Exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) 
 		select {
 		case got := <-attempts:
 			left--
+			if got.err != nil && ctx.Err() != nil {
+				continue // it was not the server that failed
+			}
 			if got.server == asked {
 				asked = nil
 			}

@@ -240,6 +240,16 @@ Restart=no
 			t.Errorf("after %s of appfw, the service runs as %q, not as %q", signal, now, web)
 		}
 	}
+	// While it cannot start, systemd does not give up: longer than the 10 s, 16 times in
+	// which would be too often.
+	m.WriteFile("/etc/appfw/web.policy", "alow example.com\n")
+	w.ok(m.run("systemctl", "kill", "--signal=KILL", "appfw-netns@web"))
+	m.until(func() bool { return strings.Count(m.Journal("appfw-netns@web"), `"alow": unknown word`) > 17 })
+	m.WriteFile("/etc/appfw/web.policy", "allow example.com\nallow-from 11.22.7.0/24\n")
+	m.until(func() bool { return serves(near) })
+	if now := main("web"); now != web {
+		t.Errorf("the service runs as %q, not as %q", now, web)
+	}
 	// Restarted, it takes the service along.
 	w.ok(m.run("systemctl", "restart", "appfw-netns@web"))
 	m.until(func() bool { return serves(near) })
