@@ -593,8 +593,6 @@ StartLimitIntervalSec=0
 Type=notify
 ExecStart={{.Start}}
 ExecReload=/bin/kill -HUP $MAINPID
-# systemd gives up on what its target has started 16 times within 10 s.
-ExecStopPost=/bin/sh -c 'test "$SERVICE_RESULT" = success || sleep 0.7'
 WatchdogSec=30
 CapabilityBoundingSet=CAP_SYS_ADMIN CAP_NET_ADMIN CAP_NET_RAW CAP_NET_BIND_SERVICE CAP_DAC_READ_SEARCH
 LockPersonality=yes
