@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -198,7 +199,7 @@ func (c *clients) datagram(from mmsg.Origin, data []byte) *udpFlow {
 
 // open begins the flow of a client; nil if there can be none.
 func (c *clients) open(v visit) *udpFlow {
-	d := c.decideFrom(policy.UDP, v.client, addrPortUDP(c.port.UDP.LocalAddr()).Port())
+	d := c.decideFrom(policy.UDP, namedZone(v.client), addrPortUDP(c.port.UDP.LocalAddr()).Port())
 	if !d.verdict.Allow {
 		c.mu.Lock()
 		if c.rules != d.rules || len(c.denied) >= maxDeniedClients {
@@ -273,6 +274,19 @@ func (v *visitor) deliver(datagrams [][]byte) (bytes int, err error) {
 func (v *visitor) unreachable(netns.Unreachable) {}
 
 func (v *visitor) Close() error { return nil }
+
+// namedZone is a link-local address by the name of its device, and not by the number.
+func namedZone(a netip.AddrPort) netip.AddrPort {
+	index, err := strconv.Atoi(a.Addr().Zone())
+	if err != nil {
+		return a
+	}
+	device, err := net.InterfaceByIndex(index)
+	if err != nil {
+		return a
+	}
+	return netip.AddrPortFrom(a.Addr().WithZone(device.Name), a.Port())
+}
 
 func addrPortUDP(a net.Addr) netip.AddrPort {
 	udp, ok := a.(*net.UDPAddr)

@@ -78,10 +78,6 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 	report := newReporter(log, flags.quiet, host.resolv)
 	rules := &live{flags: flags.policy, host: host, report: report, theirs: sameUser}
 	var app *netns.Namespace
-	first, err := rules.open(proxy.Config{Owner: func(proto uint8, src, dst netip.AddrPort) string { return app.Owner(proto, src, dst) }})
-	if err != nil {
-		return err
-	}
 	dir, err := os.Getwd()
 	if err != nil {
 		return fmt.Errorf("find the working directory: %w", err)
@@ -89,9 +85,21 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	g, err := openGateway(netns.New)
+	var first *loaded
+	var g *gateway
+	var isolation error
+	err = parallel(
+		func() (err error) {
+			first, err = rules.open(proxy.Config{Owner: func(proto uint8, src, dst netip.AddrPort) string { return app.Owner(proto, src, dst) }})
+			return err
+		},
+		func() error { g, isolation = openGateway(netns.New); return nil },
+	)
 	if err != nil {
-		return cannotIsolate(err)
+		return err
+	}
+	if isolation != nil {
+		return cannotIsolate(isolation)
 	}
 	app = g.app
 	p := rules.proxy
