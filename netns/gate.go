@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/florianl/go-nfqueue/v2"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,13 +31,9 @@ type Gate struct {
 	Listeners []net.Listener
 
 	ns    *Namespace
-	queue *nfqueue.Nfqueue
+	queue *queue
 	raw   map[bool]*os.File // by IPv4 or not: sockets that send whole packets
 
-	unbind  context.CancelFunc
-	running chan struct{} // closed by Run, when handle is set
-	handle  func(Packet, error)
-	failed  chan error
 	closing sync.Once
 
 	drain  netip.Addr // where Drain sends to
@@ -58,10 +53,7 @@ func OpenLoopback(ns *Namespace, ipv6 bool) (*Gate, error) {
 }
 
 func open(ns *Namespace, ipv6 bool, rules func(ruleset, family), drain netip.Addr) (*Gate, error) {
-	g := &Gate{
-		ns: ns, drain: drain, raw: make(map[bool]*os.File), drains: make(map[string]chan struct{}),
-		running: make(chan struct{}), failed: make(chan error, 1),
-	}
+	g := &Gate{ns: ns, drain: drain, raw: make(map[bool]*os.File), drains: make(map[string]chan struct{})}
 	if err := ns.Do(func() error { return g.openSockets(ipv6) }); err != nil {
 		g.Close()
 		return nil, err
@@ -74,22 +66,10 @@ func open(ns *Namespace, ipv6 bool, rules func(ruleset, family), drain netip.Add
 }
 
 // openSockets runs in the namespace.
-func (g *Gate) openSockets(ipv6 bool) error {
-	q, err := nfqueue.Open(&nfqueue.Config{
-		NfQueue:      queueNumber,
-		MaxPacketLen: 0xffff,
-		MaxQueueLen:  maxQueued,
-		Copymode:     nfqueue.NfQnlCopyPacket,
-		AfFamily:     unix.AF_INET,
-	})
-	if err != nil {
-		return fmt.Errorf("open NFQUEUE: %w", err)
-	}
-	g.queue = q
-	if err := g.bind(); err != nil {
+func (g *Gate) openSockets(ipv6 bool) (err error) {
+	if g.queue, err = openQueue(queueNumber, maxQueued); err != nil {
 		return err
 	}
-
 	for _, v4 := range []bool{true, false} {
 		if !v4 && !ipv6 {
 			continue
@@ -119,63 +99,27 @@ func (g *Gate) openSockets(ipv6 bool) error {
 	return nil
 }
 
-// bind takes the queue. From here on packets wait in it; Run handles them.
-func (g *Gate) bind() error {
-	ctx, cancel := context.WithCancel(context.Background())
-	g.unbind = cancel
-	err := g.queue.RegisterWithErrorFunc(ctx, func(a nfqueue.Attribute) int {
-		select {
-		case <-g.running:
-		case <-ctx.Done():
-			return 1
-		}
-		g.packet(a)
-		return 0
-	}, func(err error) int {
-		// ENOBUFS: packets came faster than they were read. The kernel
-		// dropped some; those that follow are to be judged as ever.
-		if errors.Is(err, unix.ENOBUFS) {
-			return 0
-		}
-		g.failed <- err
-		return 1
-	})
-	if err != nil {
-		return fmt.Errorf("bind NFQUEUE: %w", err)
-	}
-	return nil
-}
-
-// packet handles one message of the queue.
-func (g *Gate) packet(a nfqueue.Attribute) {
-	switch {
-	case a.PacketID == nil:
-	case a.Payload == nil:
-		_ = g.Drop(Packet{id: *a.PacketID})
-	default:
-		p, err := ParsePacket(*a.Payload)
-		p.id = *a.PacketID
-		if err == nil && g.drained(p) {
-			_ = g.Drop(p)
-			return
-		}
-		g.handle(p, err)
-	}
-}
-
 // Run calls handle for every packet that waits, one after another, until ctx
 // ends; handle must not block. It is called once. Each packet needs one call of
 // Accept, Drop, Reset, Reject, ReplyUDP or Consume, now or later. err tells
 // packets that [ParsePacket] could not make sense of.
-func (g *Gate) Run(ctx context.Context, handle func(p Packet, err error)) error {
-	g.handle = handle
-	close(g.running)
-	select {
-	case <-ctx.Done():
-		return g.Close()
-	case err := <-g.failed:
-		return errors.Join(fmt.Errorf("read NFQUEUE: %w", err), g.Close())
+func (g *Gate) Run(ctx context.Context, handle func(p Packet, err error)) (err error) {
+	defer context.AfterFunc(ctx, func() { _ = g.queue.file.SetReadDeadline(time.Unix(1, 0)) })()
+	for err == nil {
+		err = g.queue.receive(func(id uint32, packet []byte) {
+			p, err := ParsePacket(packet)
+			p.id = id
+			if packet == nil || err == nil && g.drained(p) {
+				_ = g.Drop(p)
+				return
+			}
+			handle(p, err)
+		})
 	}
+	if ctx.Err() != nil {
+		return g.Close()
+	}
+	return errors.Join(fmt.Errorf("read NFQUEUE: %w", err), g.Close())
 }
 
 // Drain waits until Run has handled all packets that the app has sent so far,
@@ -228,12 +172,12 @@ func (g *Gate) drained(p Packet) bool {
 // Accept lets the packet in: a SYN to a listener, a datagram to the socket
 // that DialUDP made for its flow.
 func (g *Gate) Accept(p Packet) error {
-	return g.queue.SetVerdictWithOption(p.id, nfqueue.NfAccept, nfqueue.WithMark(markTake))
+	return g.queue.accept(p.id, markTake)
 }
 
 // Drop forgets the packet without an answer.
 func (g *Gate) Drop(p Packet) error {
-	return g.queue.SetVerdict(p.id, nfqueue.NfDrop)
+	return g.queue.drop(p.id)
 }
 
 // Reset refuses a SYN: connect(2) fails with ECONNREFUSED.
@@ -408,7 +352,6 @@ func (g *Gate) Close() error {
 			errs = append(errs, l.Close())
 		}
 		if g.queue != nil {
-			g.unbind()
 			errs = append(errs, g.queue.Close())
 		}
 		for _, raw := range g.raw {
