@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"appfw/netns/tcp"
 )
 
 // intakePort is where accepted TCP connections are taken in. In the gateway it
@@ -28,7 +30,7 @@ const maxQueued = 4096
 type Gate struct {
 	// Listeners receive the TCP connections whose SYN was accepted, one a
 	// family. The local address of a connection is the app's destination.
-	Listeners []net.Listener
+	Listeners []*tcp.Listener
 
 	ns    *Namespace
 	queue *queue
@@ -74,9 +76,9 @@ func (g *Gate) openSockets(ipv6 bool) (err error) {
 		if !v4 && !ipv6 {
 			continue
 		}
-		domain, network := unix.AF_INET, "tcp4"
+		domain := unix.AF_INET
 		if !v4 {
-			domain, network = unix.AF_INET6, "tcp6"
+			domain = unix.AF_INET6
 		}
 		// IPPROTO_RAW: the packet comes with its own IP header (raw(7)).
 		fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
@@ -87,16 +89,40 @@ func (g *Gate) openSockets(ipv6 bool) (err error) {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, markOwn); err != nil {
 			return fmt.Errorf("mark raw socket: %w", err)
 		}
-		lc := net.ListenConfig{Control: control(transparent, reno)}
-		lc.SetMultipathTCP(false)
-		lc.KeepAlive = -1
-		l, err := lc.Listen(context.Background(), network, fmt.Sprintf(":%d", intakePort))
+		l, err := listen(v4)
 		if err != nil {
 			return fmt.Errorf("open intake: %w", err)
 		}
 		g.Listeners = append(g.Listeners, l)
 	}
 	return nil
+}
+
+// listen opens the intake of a family, in the calling thread's namespace.
+func listen(v4 bool) (*tcp.Listener, error) {
+	any := netip.IPv6Unspecified()
+	if v4 {
+		any = netip.IPv4Unspecified()
+	}
+	fd, err := tcpSocket(any, transparent, reuse, reno)
+	if err != nil {
+		return nil, err
+	}
+	return tcp.Listen(fd, netip.AddrPortFrom(any, intakePort))
+}
+
+// tcpSocket makes a TCP socket with options.
+func tcpSocket(to netip.Addr, options ...func(fd int, v6 bool) error) (fd int, err error) {
+	if fd, err = tcp.Socket(to); err != nil {
+		return 0, err
+	}
+	for _, set := range options {
+		if err = set(fd, to.Is6()); err != nil {
+			unix.Close(fd)
+			return 0, err
+		}
+	}
+	return fd, nil
 }
 
 // Run calls handle for every packet that waits, one after another, until ctx
@@ -208,12 +234,7 @@ func (g *Gate) Unreachable(p Packet, why Unreachable) error { return g.send(p, p
 // send sends a whole IP packet to the source of p.
 func (g *Gate) send(p Packet, packet []byte) error {
 	dst := p.Src.Addr()
-	var to unix.Sockaddr
-	if dst.Is4() {
-		to = &unix.SockaddrInet4{Addr: dst.As4()}
-	} else {
-		to = &unix.SockaddrInet6{Addr: dst.As16()}
-	}
+	to := tcp.Sockaddr(netip.AddrPortFrom(dst, 0))
 	raw := g.raw[dst.Is4()]
 	if raw == nil {
 		return unix.EAFNOSUPPORT
@@ -253,82 +274,34 @@ const connectTime = 10 * time.Second
 // DialTCP connects to a port of the app's. To the app, the connection comes from
 // the given address, whoever's that is; with port 0, from any port. It gives up when
 // ctx ends.
-func (g *Gate) DialTCP(ctx context.Context, from, app netip.AddrPort) (*net.TCPConn, error) {
-	var socket *os.File
-	err := g.ns.Do(func() (err error) {
-		socket, err = connecting(from, app)
+func (g *Gate) DialTCP(ctx context.Context, from, app netip.AddrPort) (conn *tcp.Conn, err error) {
+	done := false
+	err = g.ns.Do(func() error {
+		conn, done, err = begin(from, app)
 		return err
 	})
-	if err != nil {
-		return nil, fmt.Errorf("open a connection to the app: %w", err)
-	}
-	defer socket.Close()
-	// The rest takes place elsewhere: the namespace's thread is not held up.
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	_ = socket.SetWriteDeadline(time.Now().Add(connectTime))
-	defer context.AfterFunc(ctx, func() { _ = socket.SetWriteDeadline(time.Unix(1, 0)) })()
-	var failed error
-	err = raw.Write(func(fd uintptr) bool {
-		if _, perr := unix.Getpeername(int(fd)); perr == nil {
-			return true
-		}
-		errno, serr := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
-		if serr == nil && errno != 0 {
-			serr = unix.Errno(errno)
-		}
-		failed = serr
-		return failed != nil
-	})
-	if err == nil {
-		err = failed
+	if err == nil && !done { // the namespace's thread is not held up
+		ctx, cancel := context.WithTimeout(ctx, connectTime)
+		defer cancel()
+		err = conn.Await(ctx)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("connect to the app: %w", err)
 	}
-	conn, err := net.FileConn(socket)
-	if err != nil {
-		return nil, err
-	}
-	return conn.(*net.TCPConn), nil
+	return conn, nil
 }
 
-// connecting is a TCP socket of the calling thread's namespace that is on its way
-// to the app.
-func connecting(from, app netip.AddrPort) (*os.File, error) {
-	domain := unix.AF_INET6
-	if app.Addr().Is4() {
-		domain = unix.AF_INET
-	}
-	fd, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+// begin starts a connection of the calling thread's namespace to the app.
+func begin(from, app netip.AddrPort) (conn *tcp.Conn, done bool, err error) {
+	fd, err := tcpSocket(app.Addr(), transparent, reuse, reno)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	for _, set := range []func(int, bool) error{transparent, reuse, reno} {
-		if err == nil {
-			err = set(fd, domain == unix.AF_INET6)
-		}
-	}
-	if err == nil {
-		err = unix.Bind(fd, sockaddr(from))
-	}
-	if err == nil {
-		err = unix.Connect(fd, sockaddr(app))
-	}
-	if err != nil && err != unix.EINPROGRESS {
+	if err = unix.Bind(fd, tcp.Sockaddr(from)); err != nil {
 		unix.Close(fd)
-		return nil, err
+		return nil, false, err
 	}
-	return os.NewFile(uintptr(fd), "connection"), nil
-}
-
-func sockaddr(a netip.AddrPort) unix.Sockaddr {
-	if a.Addr().Is4() {
-		return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
-	}
-	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
+	return tcp.Begin(fd, app)
 }
 
 // ListenUDP opens a UDP port at an address of the namespace's.

@@ -14,15 +14,9 @@ import (
 
 	"appfw/dnsguard"
 	"appfw/netns/mmsg"
+	"appfw/netns/tcp"
 	"appfw/policy"
 )
-
-// dialer dials destinations directly, from the host.
-func dialer() *net.Dialer {
-	d := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive, Count: 4}}
-	d.SetMultipathTCP(false) // the destination is reached as by any program
-	return d
-}
 
 // dial connects to where a flow goes, the way that was decided.
 func (p *Proxy) dial(ctx context.Context, d *decision) (stream, error) {
@@ -46,12 +40,28 @@ func (p *Proxy) dial(ctx context.Context, d *decision) (stream, error) {
 	return conn, err
 }
 
+// dialTCP connects to an address from the host.
 func dialTCP(ctx context.Context, dst netip.AddrPort) (stream, error) {
-	conn, err := dialer().DialContext(ctx, "tcp", dst.String())
+	conn, done, err := beginTCP(dst)
+	if err == nil && !done {
+		err = conn.Await(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return conn.(*net.TCPConn), nil
+	return conn, nil
+}
+
+// beginTCP starts that; done tells that it is connected already.
+func beginTCP(dst netip.AddrPort) (conn *tcp.Conn, done bool, err error) {
+	fd, err := tcp.Socket(dst.Addr())
+	if err != nil {
+		return nil, false, err
+	}
+	if conn, done, err = tcp.Begin(fd, dst); err == nil {
+		conn.KeepAlive(keepAlive, keepAlives)
+	}
+	return conn, done, err
 }
 
 // raceDelay is how long an address has before the next one is tried beside it

@@ -13,6 +13,7 @@ import (
 
 	"appfw/netns"
 	"appfw/netns/mmsg"
+	"appfw/netns/tcp"
 	"appfw/policy"
 )
 
@@ -50,7 +51,7 @@ func (p *Proxy) letIn(ctx context.Context, conn *net.TCPConn, port uint16, in In
 		reset(conn)
 		return
 	}
-	var app *net.TCPConn
+	var app *tcp.Conn
 	err := errCrowded
 	select {
 	case p.inward <- struct{}{}:
@@ -102,7 +103,7 @@ func (in Inward) ways(client netip.AddrPort, port uint16) []way {
 	}
 }
 
-func (in Inward) dialTCP(ctx context.Context, client netip.AddrPort, port uint16) (conn *net.TCPConn, err error) {
+func (in Inward) dialTCP(ctx context.Context, client netip.AddrPort, port uint16) (conn *tcp.Conn, err error) {
 	for _, w := range in.ways(client, port) {
 		if conn, err = w.gate.DialTCP(ctx, w.from, w.to); err == nil {
 			return conn, nil

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"appfw/netns"
+	"appfw/netns/tcp"
 	"appfw/policy"
 )
 
@@ -23,8 +24,9 @@ const (
 	handshakeTime = 10 * time.Second
 	// keepAlive finds destinations that are gone without a word. The app is on
 	// this host: its kernel says when it goes.
-	keepAlive = 60 * time.Second
-	port53    = 53
+	keepAlive  = 60 * time.Second
+	keepAlives = 4
+	port53     = 53
 )
 
 // pendingTCP is a connection between its SYN and its acceptance:
@@ -72,9 +74,19 @@ func (in *intake) syn(p netns.Packet) {
 		return
 	}
 	in.Log(c.event(c.verdict))
+	var begun *tcp.Conn
+	if name, _ := in.synthetic(p.Dst.Addr()); c.chain == nil && name == "" {
+		var done bool
+		var err error
+		if begun, done, err = beginTCP(p.Dst); done || err != nil { // as on this host, and near it
+			in.hold(k, c)
+			in.dialled(p, k, c, begun, nil, err)
+			return
+		}
+	}
 	c.ctx, c.cancel = context.WithCancel(in.ctx)
 	in.hold(k, c)
-	in.work.Go(func() { in.dial(p, k, c) })
+	in.work.Go(func() { in.dial(p, k, c, begun) })
 }
 
 func (in *intake) hold(k flowKey, c *pendingTCP) {
@@ -83,11 +95,21 @@ func (in *intake) hold(k flowKey, c *pendingTCP) {
 	in.mu.Unlock()
 }
 
-// dial dials the destination of a held SYN and passes on how it went.
-func (in *intake) dial(p netns.Packet, k flowKey, c *pendingTCP) {
+// dial dials the destination of a held SYN, or awaits what has begun, and passes on
+// how it went.
+func (in *intake) dial(p netns.Packet, k flowKey, c *pendingTCP, begun *tcp.Conn) {
 	defer c.cancel()
+	if begun != nil {
+		in.dialled(p, k, c, begun, nil, begun.Await(c.ctx))
+		return
+	}
 	d := c.decision // Recheck looks at c's meanwhile
 	conn, err := in.Proxy.dial(c.ctx, &d)
+	in.dialled(p, k, c, conn, d.real, err)
+}
+
+// dialled passes on how dialling the destination of a held SYN went.
+func (in *intake) dialled(p netns.Packet, k flowKey, c *pendingTCP, conn stream, to *real, err error) {
 	if err == nil {
 		if err = in.reserve(c); err != nil {
 			conn.Close()
@@ -95,7 +117,7 @@ func (in *intake) dial(p netns.Packet, k flowKey, c *pendingTCP) {
 	}
 	if err == nil {
 		in.mu.Lock()
-		c.out, c.real = conn, d.real
+		c.out, c.real = conn, to
 		in.mu.Unlock()
 		in.letIn(p, k, c)
 		return
@@ -202,9 +224,9 @@ func (in *intake) makeRoom() bool {
 }
 
 // accept takes in the connections whose SYN was let in.
-func (in *intake) accept(l net.Listener) {
+func (in *intake) accept(l *tcp.Listener) {
 	for {
-		conn, err := l.Accept()
+		app, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -220,24 +242,23 @@ func (in *intake) accept(l net.Listener) {
 				return
 			}
 		}
-		tcp := conn.(*net.TCPConn)
-		k := flowKey{addrPort(tcp.RemoteAddr()), addrPort(tcp.LocalAddr())}
+		k := flowKey{app.Remote, app.Local}
 		var r *relay
 		v := policy.Verdict{Allow: true}
 		in.mu.Lock()
 		c := in.takeLocked(k)
 		if c != nil && c.out != nil {
-			r = newRelay(tcp, c.out, c.decision)
+			r = newRelay(app, c.out, c.decision)
 			v = in.track(r, &r.decision)
 		}
 		in.mu.Unlock()
 		switch {
 		case c == nil: // nothing was decided on it: it must not be
-			reset(tcp)
+			reset(app)
 		case r == nil && k.dst.Port() == port53:
-			in.work.Go(func() { in.resolver.hand(tcp) })
+			in.work.Go(func() { in.resolver.hand(app) })
 		case r == nil:
-			in.work.Go(func() { in.explicit.serve(in.ctx, tcp, in.origins(unix.IPPROTO_TCP, k.src, k.dst), in.gate.ListenUDP) })
+			in.work.Go(func() { in.explicit.serve(in.ctx, app, in.origins(unix.IPPROTO_TCP, k.src, k.dst), in.gate.ListenUDP) })
 		case !v.Allow:
 			r.abort()
 			in.deny(&r.decision, v)
