@@ -43,11 +43,11 @@ const backlog = 1 << 16
 // Accept waits for the next connection. It is [net.ErrClosed] after Close.
 func (l *Listener) Accept() (*Conn, error) {
 	var fd int
-	var remote unix.Sockaddr
+	var remote syscall.Sockaddr
 	var failed error
 	err := l.raw.Read(func(listening uintptr) bool {
 		for {
-			fd, remote, failed = unix.Accept4(int(listening), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+			fd, remote, failed = syscall.Accept4(int(listening), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 			if failed != unix.EINTR && failed != unix.ECONNABORTED {
 				return failed != unix.EAGAIN
 			}

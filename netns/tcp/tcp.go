@@ -133,7 +133,7 @@ func selfConnected(fd int, to netip.AddrPort) error {
 }
 
 func localAddr(fd int) (netip.AddrPort, error) {
-	sa, err := unix.Getsockname(fd)
+	sa, err := syscall.Getsockname(fd)
 	return addrPort(sa), err
 }
 
@@ -145,12 +145,13 @@ func Sockaddr(a netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
 }
 
-// addrPort is an address of the kernel's; invalid if it is of another family.
-func addrPort(sa unix.Sockaddr) netip.AddrPort {
+// addrPort is an address of the kernel's; invalid if it is of another family. It is
+// package syscall that gives it: unix asks for the protocol besides.
+func addrPort(sa syscall.Sockaddr) netip.AddrPort {
 	switch sa := sa.(type) {
-	case *unix.SockaddrInet4:
+	case *syscall.SockaddrInet4:
 		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-	case *unix.SockaddrInet6:
+	case *syscall.SockaddrInet6:
 		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
 	}
 	return netip.AddrPort{}
