@@ -23,21 +23,20 @@ func Features(ns *Namespace) []Feature {
 		return func(r ruleset) []expr.Any { r.native = native; return r.queue() }
 	}
 	try := func(e func(ruleset) []expr.Any) error {
-		return ns.Do(func() error {
-			conn, err := nftables.New()
-			if err != nil {
-				return err
-			}
-			r := ruleset{conn: conn}
-			table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "probe"})
-			chain := r.chain(table, "probe", nftables.ChainHookPrerouting, gatePriority, nil)
-			r.rule(chain, e(r))
-			if err := conn.Flush(); err != nil {
-				return err
-			}
-			conn.DelTable(table)
-			return conn.Flush()
-		})
+		conn, err := ns.nftables()
+		if err != nil {
+			return err
+		}
+		defer func() { _ = conn.CloseLasting() }()
+		r := ruleset{conn: conn}
+		table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "probe"})
+		chain := r.chain(table, "probe", nftables.ChainHookPrerouting, gatePriority, nil)
+		r.rule(chain, e(r))
+		if err := conn.Flush(); err != nil {
+			return err
+		}
+		conn.DelTable(table)
+		return conn.Flush()
 	}
 	list := []Feature{
 		{"nftables", try(func(ruleset) []expr.Any { return l4proto(unix.IPPROTO_TCP) }),

@@ -48,7 +48,7 @@ var (
 // packet ends at one of its sockets or nowhere. Reports whether IPv6 could be
 // had; IPv4 always is.
 func Connect(gateway, app *Namespace) (ipv6 bool, err error) {
-	err = gateway.Do(func() error {
+	err = gateway.links(func(h *netlink.Handle) error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = gatewayDevice
 		attrs.HardwareAddr = gatewayMAC
@@ -56,7 +56,7 @@ func Connect(gateway, app *Namespace) (ipv6 bool, err error) {
 		// Two ends with the same index look like no veth to the kernel's link
 		// watch, which then takes a second to set them running.
 		attrs.Index = gatewayIndex
-		err := netlink.LinkAdd(&netlink.Veth{
+		err := h.LinkAdd(&netlink.Veth{
 			LinkAttrs:        attrs,
 			PeerName:         appDevice,
 			PeerHardwareAddr: appMAC,
@@ -66,29 +66,44 @@ func Connect(gateway, app *Namespace) (ipv6 bool, err error) {
 		if err != nil {
 			return fmt.Errorf("create veth: %w", err)
 		}
-		if ipv6, err = setUp(end{gatewayDevice, appMAC, Gateway4, App4, Gateway6, App6}); err != nil {
+		e := end{Handle: h, device: gatewayDevice, peerMAC: appMAC, addr4: Gateway4, peer4: App4, addr6: Gateway6, peer6: App6}
+		if ipv6, err = e.setUp(); err != nil {
 			return err
 		}
-		return gatewayRoutes(ipv6)
+		return e.gatewayRoutes(ipv6)
 	})
 	if err != nil {
 		return false, fmt.Errorf("gateway namespace: %w", err)
 	}
-	err = app.Do(func() error {
-		app6, err := setUp(end{appDevice, gatewayMAC, App4, Gateway4, App6, Gateway6})
+	err = app.links(func(h *netlink.Handle) error {
+		e := end{Handle: h, device: appDevice, peerMAC: gatewayMAC, addr4: App4, peer4: Gateway4, addr6: App6, peer6: Gateway6}
+		app6, err := e.setUp()
 		if err != nil {
 			return err
 		}
 		ipv6 = ipv6 && app6
-		return appRoutes(ipv6)
+		return e.appRoutes(ipv6)
 	})
 	if err != nil {
 		return false, fmt.Errorf("app namespace: %w", err)
 	}
-	if err := gateway.Do(awaitCarrier); err != nil {
+	if err := gateway.links(awaitCarrier); err != nil {
 		return false, fmt.Errorf("gateway namespace: %w", err)
 	}
 	return ipv6, nil
+}
+
+// links runs fn on the namespace's thread with one netlink socket for all that it
+// asks (rtnetlink(7)).
+func (ns *Namespace) links(fn func(h *netlink.Handle) error) error {
+	return ns.Do(func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		return fn(h)
+	})
 }
 
 // carrierTime bounds how long the kernel's link watch may take. It takes a second
@@ -99,9 +114,9 @@ const carrierTime = 2 * time.Second
 // so that its carrier came on later, and until the link watch has run, what is
 // sent is lost. Since Linux 6.8, to ask for the link runs it (rtnl_getlink in
 // net/core/rtnetlink.c); before, the state is asked for until it is so.
-func awaitCarrier() error {
+func awaitCarrier(h *netlink.Handle) error {
 	for started := time.Now(); ; time.Sleep(100 * time.Microsecond) {
-		link, err := netlink.LinkByName(gatewayDevice)
+		link, err := h.LinkByName(gatewayDevice)
 		if err != nil {
 			return fmt.Errorf("find %s: %w", gatewayDevice, err)
 		}
@@ -116,6 +131,9 @@ func awaitCarrier() error {
 
 // end is one end of the veth and what it must know of the other.
 type end struct {
+	*netlink.Handle              // of its namespace
+	lo, link        netlink.Link // found by setUp
+
 	device       string
 	peerMAC      net.HardwareAddr
 	addr4, peer4 netip.Addr
@@ -123,32 +141,30 @@ type end struct {
 }
 
 // setUp configures lo and one end of the veth in the calling thread's namespace.
-func setUp(e end) (ipv6 bool, err error) {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
+func (e *end) setUp() (ipv6 bool, err error) {
+	if e.lo, err = e.LinkByName("lo"); err != nil {
 		return false, fmt.Errorf("find lo: %w", err)
 	}
-	if err := netlink.LinkSetUp(lo); err != nil {
+	if err := e.LinkSetUp(e.lo); err != nil {
 		return false, fmt.Errorf("set lo up: %w", err)
 	}
-	link, err := netlink.LinkByName(e.device)
-	if err != nil {
+	if e.link, err = e.LinkByName(e.device); err != nil {
 		return false, fmt.Errorf("find %s: %w", e.device, err)
 	}
 	// No link-local address: nothing on the veth is autoconfigured.
-	if err := netlink.LinkSetIP6AddrGenMode(link, addrGenModeNone); err != nil && !noIPv6(err) {
+	if err := e.LinkSetIP6AddrGenMode(e.link, addrGenModeNone); err != nil && !noIPv6(err) {
 		return false, fmt.Errorf("%s: address generation mode: %w", e.device, err)
 	}
 	if err := setGRO(e.device); err != nil {
 		return false, err
 	}
-	if err := netlink.LinkSetUp(link); err != nil {
+	if err := e.LinkSetUp(e.link); err != nil {
 		return false, fmt.Errorf("set %s up: %w", e.device, err)
 	}
-	if err := configure(link, e.peerMAC, e.addr4, e.peer4); err != nil {
+	if err := e.configure(e.addr4, e.peer4); err != nil {
 		return false, fmt.Errorf("%s: %w", e.device, err)
 	}
-	switch err := configure(link, e.peerMAC, e.addr6, e.peer6); {
+	switch err := e.configure(e.addr6, e.peer6); {
 	case err == nil:
 		return true, nil
 	case noIPv6(err):
@@ -158,32 +174,32 @@ func setUp(e end) (ipv6 bool, err error) {
 	}
 }
 
-// configure gives link its address and its one neighbour, in one family.
-func configure(link netlink.Link, peerMAC net.HardwareAddr, addr, peer netip.Addr) error {
+// configure gives the end its address and its one neighbour, in one family.
+func (e *end) configure(addr, peer netip.Addr) error {
 	a := &netlink.Addr{IPNet: host(addr)}
 	family := netlink.FAMILY_V4
 	if addr.Is6() {
 		a.Flags = unix.IFA_F_NODAD
 		family = netlink.FAMILY_V6
 	}
-	if err := netlink.AddrAdd(link, a); err != nil {
+	if err := e.AddrAdd(e.link, a); err != nil {
 		return fmt.Errorf("add address %s: %w", addr, err)
 	}
 	if addr.Is6() {
 		// The kernel makes the address a local one by and by, in a work queue
 		// (addrconf_dad_work in net/ipv6/addrconf.c), also without duplicate
 		// address detection. What comes before is lost.
-		err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: host(addr), Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL})
+		err := e.RouteAdd(&netlink.Route{LinkIndex: e.link.Attrs().Index, Dst: host(addr), Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL})
 		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("make %s local: %w", addr, err)
 		}
 	}
-	err := netlink.NeighSet(&netlink.Neigh{
-		LinkIndex:    link.Attrs().Index,
+	err := e.NeighSet(&netlink.Neigh{
+		LinkIndex:    e.link.Attrs().Index,
 		Family:       family,
 		State:        netlink.NUD_PERMANENT,
 		IP:           peer.AsSlice(),
-		HardwareAddr: peerMAC,
+		HardwareAddr: e.peerMAC,
 	})
 	if err != nil {
 		return fmt.Errorf("add neighbour %s: %w", peer, err)
@@ -192,14 +208,10 @@ func configure(link netlink.Link, peerMAC net.HardwareAddr, addr, peer netip.Add
 }
 
 // appRoutes sends everything the app does not keep on its lo to the gateway.
-func appRoutes(ipv6 bool) error {
-	link, err := netlink.LinkByName(appDevice)
-	if err != nil {
-		return fmt.Errorf("find %s: %w", appDevice, err)
-	}
+func (e *end) appRoutes(ipv6 bool) error {
 	for _, gw := range families(ipv6, Gateway4, Gateway6) {
-		err := netlink.RouteAdd(&netlink.Route{
-			LinkIndex: link.Attrs().Index,
+		err := e.RouteAdd(&netlink.Route{
+			LinkIndex: e.link.Attrs().Index,
 			Dst:       anywhere(gw),
 			Gw:        gw.AsSlice(),
 			Flags:     int(netlink.FLAG_ONLINK),
@@ -213,22 +225,14 @@ func appRoutes(ipv6 bool) error {
 
 // gatewayRoutes makes every address local to the gateway (AnyIP), the app's
 // excepted: packets to it go out by the veth.
-func gatewayRoutes(ipv6 bool) error {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return fmt.Errorf("find lo: %w", err)
-	}
-	link, err := netlink.LinkByName(gatewayDevice)
-	if err != nil {
-		return fmt.Errorf("find %s: %w", gatewayDevice, err)
-	}
+func (e *end) gatewayRoutes(ipv6 bool) error {
 	for _, app := range families(ipv6, App4, App6) {
-		err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: host(app), Scope: netlink.SCOPE_LINK})
+		err := e.RouteAdd(&netlink.Route{LinkIndex: e.link.Attrs().Index, Dst: host(app), Scope: netlink.SCOPE_LINK})
 		if err != nil {
 			return fmt.Errorf("add route to %s: %w", app, err)
 		}
-		err = netlink.RouteAdd(&netlink.Route{
-			LinkIndex: lo.Attrs().Index,
+		err = e.RouteAdd(&netlink.Route{
+			LinkIndex: e.lo.Attrs().Index,
 			Dst:       anywhere(app),
 			Type:      unix.RTN_LOCAL,
 			Scope:     netlink.SCOPE_HOST,

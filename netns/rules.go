@@ -240,25 +240,39 @@ func iifname(op expr.CmpOp, name string) []expr.Any {
 // expression, or with the xt target that does the same (kernels without
 // CONFIG_NFT_QUEUE have it through CONFIG_NFT_COMPAT).
 func (ns *Namespace) install(ipv6 bool, write func(ruleset, family)) error {
-	return ns.Do(func() error {
-		var failures []error
-		for _, native := range queueKinds() {
-			conn, err := nftables.New()
-			if err != nil {
-				return fmt.Errorf("open nftables: %w", err)
-			}
-			r := ruleset{conn: conn, native: native}
-			write(r, ipv4Family)
-			if ipv6 {
-				write(r, ipv6Family)
-			}
-			if err = conn.Flush(); err == nil {
-				return nil
-			}
-			failures = append(failures, err)
+	var failures []error
+	for _, native := range queueKinds() {
+		conn, err := ns.nftables()
+		if err != nil {
+			return err
 		}
-		return fmt.Errorf("install nftables rules: %w (and: %w)", failures[0], failures[1])
+		r := ruleset{conn: conn, native: native}
+		write(r, ipv4Family)
+		if ipv6 {
+			write(r, ipv6Family)
+		}
+		err = conn.Flush()
+		_ = conn.CloseLasting()
+		if err == nil {
+			return nil
+		}
+		failures = append(failures, err)
+	}
+	return fmt.Errorf("install nftables rules: %w (and: %w)", failures[0], failures[1])
+}
+
+// nftables opens a connection to the nftables of the namespace. It is for other
+// threads than the namespace's: the library reads answers by a coroutine, and a
+// goroutine that is locked to its thread changes threads for each step of one.
+func (ns *Namespace) nftables() (conn *nftables.Conn, err error) {
+	err = ns.Do(func() error {
+		conn, err = nftables.New(nftables.AsLasting())
+		return err
 	})
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	return conn, nil
 }
 
 // queueKinds says in which order to try: native or not. A transaction that
