@@ -63,7 +63,7 @@ const maxSlow = 2 * maxInFlight
 // servePackets answers datagrams until the socket is closed: what is ready in the
 // cache at once, and all else when it is there.
 func (g *Guard) servePackets(ctx context.Context, conn *net.UDPConn) error {
-	in, err := mmsg.NewInbox(conn, mmsg.ReceiveTo)
+	in, err := mmsg.NewInbox(conn, mmsg.SmallSize, mmsg.ReceiveTo)
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,10 @@ func (g *Guard) servePackets(ctx context.Context, conn *net.UDPConn) error {
 		}
 		answers = slices.Grow(answers[:0], in.N*maxUDPAnswer) // they stay where they are
 		for i := range in.N {
-			query, _ := in.Datagram(i)
+			query, whole := in.Datagram(i)
+			if !whole { // no question is as long
+				continue
+			}
 			start := len(answers)
 			var ready bool
 			if answers, ready = g.ready(ctx, query, answers); ready {

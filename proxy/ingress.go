@@ -147,7 +147,7 @@ func (p *Proxy) publishUDP(ctx context.Context, port Published, in Inward) error
 	defer c.work.Wait()
 	defer closeAll()
 	defer context.AfterFunc(ctx, closeAll)() // one may hold up the loop below: root in the namespace can hold back packets
-	datagrams, err := mmsg.NewInbox(port.UDP, mmsg.ReceiveTo)
+	datagrams, err := mmsg.NewInbox(port.UDP, mmsg.AnySize, mmsg.ReceiveTo)
 	if err != nil {
 		return err
 	}

@@ -70,7 +70,7 @@ type gatedUDP struct {
 }
 
 func newGatedUDP(conn *net.UDPConn, gate *netns.Gate, first netns.Packet) (*gatedUDP, error) {
-	in, err := mmsg.NewInbox(conn, mmsg.Gather)
+	in, err := mmsg.NewInbox(conn, mmsg.AnySize, mmsg.Gather)
 	if err != nil {
 		return nil, err
 	}
@@ -353,7 +353,7 @@ func (f *udpFlow) failed(err error) {
 
 // downward relays to the app until the flow ends.
 func (p *Proxy) downward(f *udpFlow) {
-	in, err := mmsg.NewInbox(f.out, mmsg.Gather)
+	in, err := mmsg.NewInbox(f.out, mmsg.AnySize, mmsg.Gather)
 	var datagrams [][]byte
 	for err == nil {
 		if err := p.receive(f, in); err != nil {

@@ -140,7 +140,7 @@ func TestDeniedAmongMany(t *testing.T) {
 			want += len(data)
 		}
 	}
-	in, err := mmsg.NewInbox(from, mmsg.Gather)
+	in, err := mmsg.NewInbox(from, mmsg.AnySize, mmsg.Gather)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +180,7 @@ func udpPair(t *testing.T) (conn, peer *net.UDPConn) {
 // An answer that comes while the app's side is waited for makes the flow last longer.
 func TestAnsweredFlowLasts(t *testing.T) {
 	conn, peer := udpPair(t)
-	in, err := mmsg.NewInbox(conn, mmsg.Gather)
+	in, err := mmsg.NewInbox(conn, mmsg.AnySize, mmsg.Gather)
 	if err != nil {
 		t.Fatal(err)
 	}

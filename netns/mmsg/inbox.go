@@ -16,6 +16,7 @@ type Inbox struct {
 	*Batch     // nil while it is empty: who waits holds none
 	N      int // datagrams in it
 
+	pool *sync.Pool // of its batches
 	conn *net.UDPConn
 	raw  syscall.RawConn
 	try  func(fd uintptr) bool
@@ -24,18 +25,32 @@ type Inbox struct {
 	err  error
 }
 
-// batches are for 32 datagrams of any size.
-var batches = sync.Pool{New: func() any { return NewBatch(32, 1<<16) }}
+// Sizes of the largest datagram that an Inbox receives whole: of any, and of those of
+// a protocol that needs no larger ones, as those of DNS questions.
+const (
+	AnySize   = 1 << 16
+	SmallSize = 1 << 12
+)
 
-// NewInbox makes the Inbox of a socket with an option: [Gather] or [ReceiveTo].
-func NewInbox(conn *net.UDPConn, set func(fd int) error) (*Inbox, error) {
+// Batches for 32 datagrams.
+var (
+	batches      = sync.Pool{New: func() any { return NewBatch(32, AnySize) }}
+	smallBatches = sync.Pool{New: func() any { return NewBatch(32, SmallSize) }}
+)
+
+// NewInbox makes the Inbox of a socket, for datagrams of AnySize or SmallSize, with an
+// option: [Gather] or [ReceiveTo].
+func NewInbox(conn *net.UDPConn, size int, set func(fd int) error) (*Inbox, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	in := &Inbox{conn: conn, raw: raw}
+	in := &Inbox{conn: conn, raw: raw, pool: &batches}
+	if size <= SmallSize {
+		in.pool = &smallBatches
+	}
 	in.try = func(fd uintptr) bool {
-		in.Batch = batches.Get().(*Batch)
+		in.Batch = in.pool.Get().(*Batch)
 		in.busy.Store(true)
 		if in.N, in.err = in.Batch.receive(int(fd)); in.err == unix.EAGAIN {
 			in.Release()
@@ -71,7 +86,7 @@ func (in *Inbox) Send() error { return in.raw.Control(in.send) }
 // Release forgets the datagrams.
 func (in *Inbox) Release() {
 	if in.Batch != nil {
-		batches.Put(in.Batch)
+		in.pool.Put(in.Batch)
 		in.Batch = nil
 		in.busy.Store(false)
 	}
