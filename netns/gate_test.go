@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -297,4 +298,27 @@ func FuzzParsePacket(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestSegments looks at how much TCP may send over the veth at once.
+func TestSegments(t *testing.T) {
+	p := newPair(t)
+	for device, ns := range map[string]*Namespace{appDevice: p.app, gatewayDevice: p.gateway} {
+		err := ns.links(func(h *netlink.Handle) error {
+			link, err := h.LinkByName(device)
+			if err != nil {
+				return err
+			}
+			// A kernel that does not know it does not tell it.
+			for _, got := range []uint32{link.Attrs().GSOMaxSize, link.Attrs().GSOIPv4MaxSize} {
+				if got != 0 && got != segment {
+					t.Errorf("%s: %d bytes at once, want %d", device, got, segment)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
 }
