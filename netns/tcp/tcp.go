@@ -40,10 +40,14 @@ func Socket(to netip.Addr) (fd int, err error) {
 		domain = unix.AF_INET
 	}
 	fd, err = unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err == nil { // as package net has it
-		err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	if err != nil {
+		return 0, err
 	}
-	return fd, err
+	if err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil { // as package net has it
+		unix.Close(fd)
+		return 0, err
+	}
+	return fd, nil
 }
 
 // Begin starts to connect a socket, which is closed if that fails. It is done if the
