@@ -130,8 +130,13 @@ func Dial(ctx context.Context, to netip.AddrPort) (*Conn, error) {
 // selfConnected is an error if the other end is the socket itself: nobody listens at
 // a port of this host's, and the kernel chose it for the socket (RFC 9293, 3.5).
 func selfConnected(fd int, to netip.AddrPort) error {
-	if local, err := localAddr(fd); err != nil || local != to {
+	local, err := localAddr(fd)
+	if err != nil || local.Port() != to.Port() {
 		return err
+	}
+	// Where it leads may be written otherwise: 0.0.0.0 and :: are this host, too.
+	if remote, err := syscall.Getpeername(fd); err != nil || addrPort(remote) != local {
+		return nil // with an error, the other end has left already
 	}
 	return unix.ECONNREFUSED
 }
