@@ -73,4 +73,4 @@ func (l *Listener) Accept() (*Conn, error) {
 }
 
 // Close stops listening.
-func (l *Listener) Close() error { return l.file.Close() }
+func (l *Listener) Close() error { return closedError(l.file.Close()) }

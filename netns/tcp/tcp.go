@@ -210,9 +210,9 @@ func (c *Conn) Write(b []byte) (sent int, err error) {
 	return sent, closedError(err)
 }
 
-// closedError is an error of waiting as package net has it.
+// closedError is an error of a file's as package net has it.
 func closedError(err error) error {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		return err
 	}
 	return net.ErrClosed
@@ -254,8 +254,10 @@ func (c *Conn) LocalAddr() net.Addr {
 // RemoteAddr is where the other end is, a *net.TCPAddr.
 func (c *Conn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.Remote) }
 
-func (c *Conn) Close() error                          { return c.file.Close() }
-func (c *Conn) SetDeadline(t time.Time) error         { return c.file.SetDeadline(t) }
-func (c *Conn) SetReadDeadline(t time.Time) error     { return c.file.SetReadDeadline(t) }
-func (c *Conn) SetWriteDeadline(t time.Time) error    { return c.file.SetWriteDeadline(t) }
+func (c *Conn) Close() error                       { return closedError(c.file.Close()) }
+func (c *Conn) SetDeadline(t time.Time) error      { return closedError(c.file.SetDeadline(t)) }
+func (c *Conn) SetReadDeadline(t time.Time) error  { return closedError(c.file.SetReadDeadline(t)) }
+func (c *Conn) SetWriteDeadline(t time.Time) error { return closedError(c.file.SetWriteDeadline(t)) }
+
+// SyscallConn is for other system calls. Its errors after Close are not [net.ErrClosed].
 func (c *Conn) SyscallConn() (syscall.RawConn, error) { return c.raw, nil }
