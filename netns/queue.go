@@ -23,7 +23,7 @@ type queue struct {
 // Messages of the queue, and their attributes.
 const (
 	queueMessage = unix.NFNL_SUBSYS_QUEUE << 8
-	queuePacket  = queueMessage | 0 // NFQNL_MSG_PACKET
+	queuePacket  = queueMessage     // NFQNL_MSG_PACKET: 0
 	queueVerdict = queueMessage | 1 // NFQNL_MSG_VERDICT
 	queueConfig  = queueMessage | 2 // NFQNL_MSG_CONFIG
 
