@@ -38,7 +38,7 @@ test:
 # runs at the same time: names, all transports, both gates, logs, load.
 RACY = AllowedName|ShownName|UDP|Ping|HostLoopback|TestResolver$$|Cache|TestLog$$|Ends|Burst|DescriptorLimit|Signals|SentBeforeExit|TestQUIC$$|TLSClients|ReloadCuts|Upstream|Serve|ExplicitUDP|ExplicitShownName|Publish|Attach
 race:
-	CGO_ENABLED=1 go run ./testdata/gotest -race -count=1 ./dnsguard ./netns ./netns/mmsg ./policy ./proxy
+	CGO_ENABLED=1 go run ./testdata/gotest -race -count=1 ./dnsguard ./netns ./netns/mmsg ./netns/tcp ./policy ./proxy
 	CGO_ENABLED=1 go run ./testdata/gotest -race -count=1 -run '$(RACY)' ./cmd/appfw
 
 bench:
