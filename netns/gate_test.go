@@ -19,6 +19,7 @@ import (
 type pair struct {
 	t            *testing.T
 	gateway, app *Namespace
+	gate         *Gate
 	shown        chan shown
 }
 
@@ -48,6 +49,7 @@ func newPair(t *testing.T) *pair {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.gate = gate
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() {
