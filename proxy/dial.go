@@ -42,26 +42,12 @@ func (p *Proxy) dial(ctx context.Context, d *decision) (stream, error) {
 
 // dialTCP connects to an address from the host.
 func dialTCP(ctx context.Context, dst netip.AddrPort) (stream, error) {
-	conn, done, err := beginTCP(dst)
-	if err == nil && !done {
-		err = conn.Await(ctx)
-	}
+	conn, err := tcp.Dial(ctx, dst)
 	if err != nil {
 		return nil, err
 	}
+	conn.KeepAlive(keepAlive, keepAlives)
 	return conn, nil
-}
-
-// beginTCP starts that; done tells that it is connected already.
-func beginTCP(dst netip.AddrPort) (conn *tcp.Conn, done bool, err error) {
-	fd, err := tcp.Socket(dst.Addr())
-	if err != nil {
-		return nil, false, err
-	}
-	if conn, done, err = tcp.Begin(fd, dst); err == nil {
-		conn.KeepAlive(keepAlive, keepAlives)
-	}
-	return conn, done, err
 }
 
 // raceDelay is how long an address has before the next one is tried beside it

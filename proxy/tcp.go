@@ -78,7 +78,10 @@ func (in *intake) syn(p netns.Packet) {
 	if name, _ := in.synthetic(p.Dst.Addr()); c.chain == nil && name == "" {
 		var done bool
 		var err error
-		if begun, done, err = beginTCP(p.Dst); done || err != nil { // as on this host, and near it
+		if begun, done, err = tcp.Start(p.Dst); err == nil {
+			begun.KeepAlive(keepAlive, keepAlives)
+		}
+		if done || err != nil { // as on this host, and near it
 			in.hold(k, c)
 			in.dialled(p, k, c, begun, nil, err)
 			return

@@ -111,13 +111,18 @@ func (c *Conn) KeepAlive(idle time.Duration, count int) {
 	})
 }
 
-// Dial connects to an address.
-func Dial(ctx context.Context, to netip.AddrPort) (*Conn, error) {
+// Start is [Begin] with a socket of its own.
+func Start(to netip.AddrPort) (c *Conn, done bool, err error) {
 	fd, err := Socket(to.Addr())
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	c, done, err := Begin(fd, to)
+	return Begin(fd, to)
+}
+
+// Dial connects to an address.
+func Dial(ctx context.Context, to netip.AddrPort) (*Conn, error) {
+	c, done, err := Start(to)
 	if err == nil && !done {
 		err = c.Await(ctx)
 	}
