@@ -242,6 +242,40 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// As many packets as come at once while one is handled wait, and none is lost: a SYN
+// that is takes a second to come again.
+func TestQueueHoldsABurst(t *testing.T) {
+	p := newPair(t)
+	const burst = 1000 // many more than shown holds
+	err := p.app.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		syn := make([]byte, 20)
+		binary.BigEndian.PutUint16(syn[2:], far4.Port())
+		syn[12], syn[13] = 5<<4, 0x02
+		for i := range burst {
+			app := netip.AddrPortFrom(App4, uint16(4000+i))
+			binary.BigEndian.PutUint16(syn, app.Port())
+			packet := from(app, far4).reply(unix.IPPROTO_TCP, append([]byte(nil), syn...), 16)
+			if err := unix.Sendto(fd, packet, 0, &unix.SockaddrInet4{Addr: far4.Addr().As4()}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range burst {
+		if s := p.next(); s.Proto != unix.IPPROTO_TCP {
+			t.Fatalf("the gate was shown protocol %d", s.Proto)
+		}
+	}
+}
+
 // Without a process at the queue, nothing passes: the gate fails closed.
 func TestFailsClosed(t *testing.T) {
 	gateway, err := New()

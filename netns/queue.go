@@ -42,6 +42,10 @@ const (
 const (
 	netlinkHeader = unix.SizeofNlMsghdr + 4 // struct nfgenmsg
 	maxPacket     = 0xffff
+
+	// queueRoom is how many bytes of messages may wait to be read, as the kernel counts
+	// them: for maxQueued SYNs. The kernel doubles it.
+	queueRoom = maxQueued * 1024 / 2
 )
 
 // openQueue takes the queue of the calling thread's namespace. From here on packets
@@ -55,6 +59,11 @@ func openQueue(number uint16, length uint32) (*queue, error) {
 	q.conn, err = q.file.SyscallConn()
 	if err == nil {
 		err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	}
+	// As far as the system lets it (net.core.rmem_max of socket(7)): what finds no room
+	// is dropped, and a SYN is sent again after a second.
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, queueRoom) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, queueRoom)
 	}
 	params := append(binary.BigEndian.AppendUint32(nil, maxPacket), copyPacket)
 	for _, attribute := range [][]byte{
