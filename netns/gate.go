@@ -132,9 +132,9 @@ func tcpSocket(to netip.Addr, options ...func(fd int, v6 bool) error) (fd int, e
 func (g *Gate) Run(ctx context.Context, handle func(p Packet, err error)) (err error) {
 	defer context.AfterFunc(ctx, func() { _ = g.queue.file.SetReadDeadline(time.Unix(1, 0)) })()
 	for err == nil {
-		err = g.queue.receive(func(id uint32, packet []byte) {
+		err = g.queue.receive(func(id uint32, packet []byte, alone bool) {
 			p, err := ParsePacket(packet)
-			p.id = id
+			p.id, p.Alone = id, alone
 			if packet == nil || err == nil && g.drained(p) {
 				_ = g.Drop(p)
 				return

@@ -128,6 +128,7 @@ func from(src, dst netip.AddrPort) Packet { return Packet{Src: dst, Dst: src} }
 func TestEverythingIsJudged(t *testing.T) {
 	app4, app6 := netip.AddrPortFrom(App4, 4000), netip.AddrPortFrom(App6, 4000)
 	spoofed4, spoofed6 := netip.MustParseAddrPort("11.1.1.1:4000"), netip.MustParseAddrPort("[2a0d::9]:4000")
+	mapped := netip.MustParseAddrPort("[::ffff:11.1.1.1]:7")
 	syn := make([]byte, 20)
 	binary.BigEndian.PutUint16(syn, 4000)
 	binary.BigEndian.PutUint16(syn[2:], 7)
@@ -169,6 +170,7 @@ func TestEverythingIsJudged(t *testing.T) {
 		"fragment6":        {extended(unix.IPPROTO_FRAGMENT, []byte{unix.IPPROTO_UDP, 0, 0, 1, 0, 0, 0, 9}), far6.Addr(), unix.IPPROTO_FRAGMENT, noPort(app6), noPort(far6), ErrFragment},
 		"hop-by-hop":       {extended(unix.IPPROTO_HOPOPTS, []byte{unix.IPPROTO_UDP, 0, 1, 4, 0, 0, 0, 0}), far6.Addr(), unix.IPPROTO_HOPOPTS, noPort(app6), noPort(far6), ErrExtension},
 		"routing header":   {extended(unix.IPPROTO_ROUTING, []byte{unix.IPPROTO_UDP, 0, 4, 0, 0, 0, 0, 0}), far6.Addr(), unix.IPPROTO_ROUTING, noPort(app6), noPort(far6), ErrExtension},
+		"mapped":           {from(app6, mapped).datagram([]byte("x")), mapped.Addr(), unix.IPPROTO_UDP, noPort(app6), noPort(mapped), ErrMapped},
 		"broadcast":        {from(app4, netip.MustParseAddrPort("255.255.255.255:7")).datagram([]byte("x")), netip.MustParseAddr("255.255.255.255"), unix.IPPROTO_UDP, app4, netip.MustParseAddrPort("255.255.255.255:7"), nil},
 		"multicast":        {from(app4, netip.MustParseAddrPort("239.1.2.3:7")).datagram([]byte("x")), netip.MustParseAddr("239.1.2.3"), unix.IPPROTO_UDP, app4, netip.MustParseAddrPort("239.1.2.3:7"), nil},
 	} {

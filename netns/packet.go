@@ -15,6 +15,7 @@ type Packet struct {
 	Src, Dst netip.AddrPort // the port is 0 where the protocol has none
 	Payload  []byte         // what follows the UDP or TCP header; the whole message for ICMP
 	IP       []byte         // the whole packet
+	Alone    bool           // no other waited before it: there is time
 
 	tcpSeq uint32
 	id     uint32 // NFQUEUE's name for it
@@ -25,11 +26,12 @@ var (
 	ErrTruncated = errors.New("truncated packet")
 	ErrFragment  = errors.New("fragment")
 	ErrExtension = errors.New("IPv6 extension header")
+	ErrMapped    = errors.New("IPv4 address within IPv6") // never on the wire (RFC 4038, 4.2)
 )
 
 // ParsePacket parses an IPv4 (RFC 791) or IPv6 (RFC 8200) packet that carries
-// TCP, UDP, ICMP or anything else. On ErrFragment, ErrExtension and, where the
-// addresses were there, ErrTruncated the packet has its addresses and protocol.
+// TCP, UDP, ICMP or anything else. On ErrFragment, ErrExtension, ErrMapped and, where
+// the addresses were there, ErrTruncated the packet has its addresses and protocol.
 func ParsePacket(b []byte) (Packet, error) {
 	p := Packet{IP: b}
 	if len(b) == 0 {
@@ -55,6 +57,10 @@ func ParsePacket(b []byte) (Packet, error) {
 		}
 		src, dst = netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40]))
 		p.Proto, transport = b[6], b[40:]
+		if src.Is4In6() || dst.Is4In6() {
+			p.Src, p.Dst = netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0)
+			return p, ErrMapped
+		}
 		switch p.Proto {
 		case unix.IPPROTO_FRAGMENT:
 			p.Src, p.Dst = netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0)

@@ -3,7 +3,6 @@ package netns
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -105,17 +104,19 @@ func (q *queue) ask(fd int, message []byte) error {
 	if err := send(fd, message); err != nil {
 		return err
 	}
-	n, _, err := unix.Recvfrom(fd, q.room, 0)
-	if err != nil {
-		return err
+	for {
+		n, from, err := unix.Recvfrom(fd, q.room, 0)
+		if err != nil {
+			return err
+		}
+		if !byKernel(from) || n < unix.SizeofNlMsghdr+4 || binary.NativeEndian.Uint16(q.room[4:]) != unix.NLMSG_ERROR {
+			continue // a packet, for rules that were there before: it is sent again
+		}
+		if errno := -int32(binary.NativeEndian.Uint32(q.room[unix.SizeofNlMsghdr:])); errno != 0 {
+			return unix.Errno(errno)
+		}
+		return nil
 	}
-	if n < unix.SizeofNlMsghdr+4 || binary.NativeEndian.Uint16(q.room[4:]) != unix.NLMSG_ERROR {
-		return errors.New("the kernel's answer is none")
-	}
-	if errno := -int32(binary.NativeEndian.Uint32(q.room[unix.SizeofNlMsghdr:])); errno != 0 {
-		return unix.Errno(errno)
-	}
-	return nil
 }
 
 // send sends a message to the kernel, which handles it before the call returns.
@@ -124,13 +125,17 @@ func send(fd int, message []byte) error {
 	return unix.Sendto(fd, message, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 }
 
-// receive calls handle for the next packets: its id, and a copy of it; nil if the
-// kernel could show none. It returns what file says when that is closed.
-func (q *queue) receive(handle func(id uint32, packet []byte)) error {
+// receive calls handle for the next packet: its id, and a copy of it; nil if the
+// kernel could show none. alone tells that none waited before. It returns what file
+// says when that is closed.
+func (q *queue) receive(handle func(id uint32, packet []byte, alone bool)) error {
 	var n int
+	var from unix.Sockaddr
 	var failed error
+	alone := false
 	err := q.conn.Read(func(fd uintptr) bool {
-		n, _, failed = unix.Recvfrom(int(fd), q.room, 0)
+		n, from, failed = unix.Recvfrom(int(fd), q.room, 0)
+		alone = alone || failed == unix.EAGAIN
 		return failed != unix.EAGAIN
 	})
 	switch {
@@ -142,11 +147,20 @@ func (q *queue) receive(handle func(id uint32, packet []byte)) error {
 		return nil
 	case failed != nil:
 		return failed
+	case !byKernel(from):
+		return nil
 	}
 	for id, packet := range queued(q.room[:n]) {
-		handle(id, bytes.Clone(packet))
+		handle(id, bytes.Clone(packet), alone)
 	}
 	return nil
+}
+
+// byKernel tells whether the kernel sent a message, and not root in a namespace that
+// is not appfw's alone.
+func byKernel(from unix.Sockaddr) bool {
+	sender, ok := from.(*unix.SockaddrNetlink)
+	return ok && sender.Pid == 0
 }
 
 // queued are the packets in messages of the queue.

@@ -15,9 +15,10 @@ import (
 )
 
 const (
-	// maxPending bounds the SYNs being dialled. More are dropped, and the
-	// app's kernel sends them again (after 1 s, tcp(7)). As many clients may wait
-	// for the app to accept them; more are reset.
+	// maxPending bounds the SYNs being dialled. For more, those are given up whose
+	// app has left; if there is none, they are dropped, and the app's kernel sends
+	// them again (after 1 s, tcp(7)). As many clients may wait for the app to accept
+	// them; more are reset.
 	maxPending = 1024
 	// handshakeTime is how long the app has for the last segment of the
 	// handshake after its SYN was let in. It answers at once or has left.
@@ -36,6 +37,8 @@ const (
 //	       reset    refused   expired
 type pendingTCP struct {
 	decision
+	seen   time.Time   // its last SYN
+	again  int         // how often it was sent again
 	out    stream      // to the destination; nil while dialling and for the resolver
 	spare  int         // a descriptor that is kept for the acceptance; 0: none, or given away
 	letIn  time.Time   // zero before
@@ -50,21 +53,20 @@ type pendingTCP struct {
 // app's connect(2) succeeds only when appfw's has.
 func (in *intake) syn(p netns.Packet) {
 	k := flowKey{p.Src, p.Dst}
-	in.mu.Lock()
-	known, crowded := in.pending[k] != nil, len(in.pending) >= maxPending
-	in.mu.Unlock()
-	if known || crowded {
-		_ = in.gate.Drop(p) // known: sent again while the first is held
+	if !in.room(k) {
+		_ = in.gate.Drop(p)
 		return
 	}
 
 	if p.Dst.Port() == port53 || explicit(p.Dst) {
 		c := new(pendingTCP)
-		if in.reserve(c) != nil {
+		in.mu.Lock()
+		err := in.admit(k, c)
+		in.mu.Unlock()
+		if err != nil {
 			in.refuse(p, errShort)
 			return
 		}
-		in.hold(k, c)
 		in.letIn(p, k, c)
 		return
 	}
@@ -75,7 +77,7 @@ func (in *intake) syn(p netns.Packet) {
 	}
 	in.Log(c.event(c.verdict))
 	var begun *tcp.Conn
-	if name, _ := in.synthetic(p.Dst.Addr()); c.chain == nil && name == "" {
+	if name, _ := in.synthetic(p.Dst.Addr()); p.Alone && c.chain == nil && name == "" {
 		var done bool
 		var err error
 		if begun, done, err = tcp.Start(p.Dst); err == nil {
@@ -92,8 +94,53 @@ func (in *intake) syn(p netns.Packet) {
 	in.work.Go(func() { in.dial(p, k, c, begun) })
 }
 
+// room tells whether there is room for a SYN that is not held yet.
+func (in *intake) room(k flowKey) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if c := in.pending[k]; c != nil { // sent again while the first is held
+		c.seen = in.Now()
+		c.again++
+		return false
+	}
+	if len(in.pending) >= maxPending {
+		for k, c := range in.pending {
+			if c.left(in.Now()) {
+				in.giveUp(k, c)
+			}
+		}
+	}
+	return len(in.pending) < maxPending
+}
+
+// left tells whether the app has left: its kernel has not sent the SYN again when it was
+// time for that (after 1 s, and then twice as long each time, or less: tcp(7)),
+// or not answered when it was let in.
+func (c *pendingTCP) left(now time.Time) bool {
+	if !c.letIn.IsZero() {
+		return now.Sub(c.letIn) > time.Second
+	}
+	return now.Sub(c.seen) > 2*time.Second<<min(c.again, 6)
+}
+
+// giveUp forgets a connection that is held or was let in, with in.mu held.
+func (in *intake) giveUp(k flowKey, c *pendingTCP) {
+	switch {
+	case in.pending[k] != c: // it has been accepted
+	case !c.letIn.IsZero():
+		in.take(k)
+		if c.out != nil {
+			c.out.Close()
+		}
+	case c.cancel != nil:
+		delete(in.pending, k)
+		c.cancel()
+	}
+}
+
 func (in *intake) hold(k flowKey, c *pendingTCP) {
 	in.mu.Lock()
+	c.seen = in.Now()
 	in.pending[k] = c
 	in.mu.Unlock()
 }
@@ -113,24 +160,32 @@ func (in *intake) dial(p netns.Packet, k flowKey, c *pendingTCP, begun *tcp.Conn
 
 // dialled passes on how dialling the destination of a held SYN went.
 func (in *intake) dialled(p netns.Packet, k flowKey, c *pendingTCP, conn stream, to *real, err error) {
-	if err == nil {
-		if err = in.reserve(c); err != nil {
-			conn.Close()
-		}
-	}
-	if err == nil {
-		in.mu.Lock()
+	in.mu.Lock()
+	held, made := in.pending[k] == c, err == nil
+	if held && made {
 		c.out, c.real = conn, to
+		err = in.admit(k, c)
+	}
+	if held && err == nil {
 		in.mu.Unlock()
 		in.letIn(p, k, c)
 		return
 	}
-	in.mu.Lock()
-	delete(in.pending, k)
+	if held {
+		delete(in.pending, k)
+	} else {
+		err = errLeft
+	}
 	denied := c.denied
 	in.mu.Unlock()
+	if made {
+		conn.Close()
+	}
 	in.unconnected(&c.decision, err)
 	switch {
+	case !held:
+		_ = in.gate.Drop(p)
+		return
 	case denied != nil:
 		in.refuse(p, *denied)
 		return
@@ -156,31 +211,41 @@ func (p *Proxy) unconnected(d *decision, err error) {
 	}
 }
 
-// letIn lets the held SYN in. If the app has left by now, the connection expires.
+// letIn lets a held SYN in that was admitted. If the app has left by now, the
+// connection expires.
 func (in *intake) letIn(p netns.Packet, k flowKey, c *pendingTCP) {
-	in.mu.Lock()
-	c.letIn = in.Now()
-	c.expiry = time.AfterFunc(handshakeTime, func() {
-		if in.take(k) == c && c.out != nil {
-			c.out.Close()
-		}
-	})
-	in.mu.Unlock()
-	if err := in.gate.Accept(p); err != nil && in.take(k) == c && c.out != nil {
-		c.out.Close()
+	if in.gate.Accept(p) != nil {
+		in.expire(k, c)
 	}
 }
 
-// take takes a connection that was let in out of the pending ones; nil if
-// there is none.
-func (in *intake) take(k flowKey) *pendingTCP {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return in.takeLocked(k)
+// admit makes ready for the acceptance of a connection, with in.mu held. It keeps a
+// descriptor for that: without one, the app would be connected, and hear nothing.
+func (in *intake) admit(k flowKey, c *pendingTCP) (err error) {
+	if in.owed > 0 {
+		return unix.EMFILE
+	}
+	if c.spare, err = unix.Eventfd(0, unix.EFD_CLOEXEC); err != nil {
+		return err
+	}
+	in.pending[k] = c
+	c.letIn = in.Now()
+	c.expiry = time.AfterFunc(handshakeTime, func() { in.expire(k, c) })
+	return nil
 }
 
-// takeLocked is take with in.mu held.
-func (in *intake) takeLocked(k flowKey) *pendingTCP {
+// expire gives up a connection that was let in.
+func (in *intake) expire(k flowKey, c *pendingTCP) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.giveUp(k, c)
+}
+
+var errLeft = errors.New("the app has given up")
+
+// take takes a connection that was let in out of the pending ones, with in.mu held;
+// nil if there is none.
+func (in *intake) take(k flowKey) *pendingTCP {
 	c := in.pending[k]
 	if c == nil || c.letIn.IsZero() {
 		return nil
@@ -193,18 +258,6 @@ func (in *intake) takeLocked(k flowKey) *pendingTCP {
 		in.owed--
 	}
 	return c
-}
-
-// reserve keeps a descriptor for the acceptance of a connection. Without one it must
-// not be let in: the app would be connected, and hear nothing.
-func (in *intake) reserve(c *pendingTCP) (err error) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.owed > 0 {
-		return unix.EMFILE
-	}
-	c.spare, err = unix.Eventfd(0, unix.EFD_CLOEXEC)
-	return err
 }
 
 // makeRoom gives away a descriptor that was kept, for one acceptance; false if there
@@ -249,7 +302,7 @@ func (in *intake) accept(l *tcp.Listener) {
 		var r *relay
 		v := policy.Verdict{Allow: true}
 		in.mu.Lock()
-		c := in.takeLocked(k)
+		c := in.take(k)
 		if c != nil && c.out != nil {
 			r = newRelay(app, c.out, c.decision)
 			v = in.track(r, &r.decision)

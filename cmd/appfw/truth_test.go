@@ -70,6 +70,24 @@ func TestTruth(t *testing.T) {
 	})
 }
 
+// Connections that the app has given up hold up no others, though their destinations
+// may answer for two minutes yet.
+func TestGivenUp(t *testing.T) {
+	both(t, func(w *world) {
+		w.Host("11.22.0.30").Blackhole()
+		out := w.ok(w.run("-q", "--allow", "any:80", "--", "python3", "-c", `
+import socket
+for _ in range(3000):
+    with socket.socket() as s:
+        s.setblocking(False)
+        s.connect_ex(("11.22.0.30", 80))
+socket.create_connection(("11.22.0.10", 80), timeout=90)
+print("connected")
+`))
+		wants(t, out, "connected")
+	})
+}
+
 func TestUDP(t *testing.T) {
 	both(t, func(w *world) {
 		echo := func(c net.PacketConn, from net.Addr, b []byte) {

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,6 +29,9 @@ func Listen(fd int, at netip.AddrPort) (l *Listener, err error) {
 	}
 	if err == nil {
 		err = unix.Listen(fd, backlog)
+	}
+	if err == nil {
+		err = l.file.SetDeadline(time.Time{}) // fails if the poller could not take it
 	}
 	if err != nil {
 		l.Close()
