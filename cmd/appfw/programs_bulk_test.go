@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -281,15 +282,22 @@ func TestUpgrade(t *testing.T) {
 	})
 }
 
-// Ncat on both sides, with data in both directions.
+// Ncat, with data in both directions. Its own server is there for datagrams only: of a stream that a command of its
+// writes, it loses the last kilobytes now and then, without appfw, too.
 func TestNcat(t *testing.T) {
 	both(t, func(w *world) {
 		h := w.Host("11.22.0.46").Name("cat.example")
-		// It takes in 6,888,896 bytes, and answers with their sum and as many bytes. It counts, as ncat ends its
-		// command at the client's end of data.
-		w.Server("ncat", "-l", "-k", "11.22.0.46", "1001", "--sh-exec", "head -c 6888896 | sha256sum; seq 1000000")
+		var numbers []byte
+		for i := range 1000000 {
+			numbers = fmt.Appendln(numbers, i+1)
+		}
+		h.ServeTCP(1001, func(conn net.Conn) { // takes in as many bytes, and answers with their sum and the same again
+			got := make([]byte, len(numbers))
+			if _, err := io.ReadFull(conn, got); err == nil {
+				_, _ = fmt.Fprintf(conn, "%x  -\n%s", sha256.Sum256(got), numbers)
+			}
+		})
 		udp := w.Server("ncat", "-u", "-l", "-k", "11.22.0.46", "1002", "--sh-exec", `read -r a; echo "$a"; read -r a; echo "$a"`)
-		w.AwaitTCP(1001)
 		awaitUDP(t, udp.Process.Pid, 1002)
 		stream := []string{"bash", "-o", "pipefail", "-c", "seq 1000000 | ncat --no-shutdown cat.example 1001 | cmp - <(seq 1000000 | sha256sum; seq 1000000)"}
 		w.refused(h, "cat.example", 1001, stream...)
