@@ -262,8 +262,8 @@ func (ns *Namespace) install(ipv6 bool, write func(ruleset, family)) error {
 }
 
 // nftables opens a connection to the nftables of the namespace. It is for other
-// threads than the namespace's: the library reads answers by a coroutine, and a
-// goroutine that is locked to its thread changes threads for each step of one.
+// threads than the namespace's: for each message the library waits for a goroutine of
+// its own, and one that is locked to its thread changes threads for that, twice.
 func (ns *Namespace) nftables() (conn *nftables.Conn, err error) {
 	err = ns.Do(func() error {
 		conn, err = nftables.New(nftables.AsLasting())
