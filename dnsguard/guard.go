@@ -52,6 +52,7 @@ type Question struct {
 	Type    string
 	Verdict policy.Verdict
 	Addrs   []netip.Addr // given out
+	Failed  bool         // it is allowed, and could not be answered
 }
 
 // Guard answers the app's questions. Make it with New.
@@ -244,6 +245,10 @@ func (g *Guard) answer(ctx context.Context, q *dns.Msg) (*dns.Msg, found) {
 			e.addrs = []netip.Addr{v6}
 		}
 	case !g.Zone(name) && isLocal(name):
+		if log.Verdict.Exact { // others are what programs try by themselves
+			log.Verdict, log.Failed = log.Verdict.Because(errLocal.Error()+" (to have it asked: --dns "+string(name)+"=RESOLVER)"), true
+			g.Log(log)
+		}
 		return denied(q, absent(), errLocal.Error()), found{err: errLocal}
 	default:
 		e, err = g.resolve(ctx, rules, log.Verdict, name, q)
@@ -252,7 +257,7 @@ func (g *Guard) answer(ctx context.Context, q *dns.Msg) (*dns.Msg, found) {
 		}
 		if err != nil {
 			if ctx.Err() == nil {
-				log.Verdict = log.Verdict.Because("the resolvers failed: " + err.Error())
+				log.Verdict, log.Failed = log.Verdict.Because("the resolvers failed: "+err.Error()), true
 				g.Log(log)
 			}
 			return failure(q, dns.RcodeServerFailure, dns.ExtendedErrorCodeNetworkError, "appfw: the resolvers failed"), found{err: err}

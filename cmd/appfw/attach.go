@@ -327,7 +327,7 @@ func serveNamespace(flags namespaceFlags, path string, pid int) (err error) {
 	if err != nil {
 		return err
 	}
-	rules := &live{flags: flags.policy, host: host, report: report, theirs: programsOf(path)}
+	rules := &live{flags: flags.policy, host: host, report: report, theirs: programsOf(path), come: len(published) > 0}
 	var app *netns.Namespace
 	if _, err := rules.open(proxy.Config{Owner: func(proto uint8, src, dst netip.AddrPort) string { return app.Owner(proto, src, dst) }}); err != nil {
 		return err
@@ -365,6 +365,7 @@ func serveNamespace(flags namespaceFlags, path string, pid int) (err error) {
 		case sig := <-signals:
 			if running = sig == unix.SIGHUP; running {
 				notifyReloading()
+				report.reopen()
 				select {
 				case asked <- struct{}{}:
 				default: // it has been asked

@@ -95,10 +95,13 @@ func TestUpstreamFails(t *testing.T) {
 		_ = rw.WriteMsg(m)
 	})
 	w.Zone().Handle("silent.example", func(dns.ResponseWriter, *dns.Msg) {})
-	out := w.ok(w.run("--allow", "*.example", "--", "dig", "+tries=1", "+time=9", "broken.example"))
-	wants(t, out, "status: SERVFAIL", "EDE: 23 (Network Error): (appfw: the resolvers failed)")
-	out = w.ok(w.run("--allow", "*.example", "--", "dig", "+tries=1", "+time=9", "silent.example"))
-	wants(t, out, "status: SERVFAIL")
+	for name, why := range map[string]string{"broken.example": "SERVFAIL", "silent.example": "no answer in time"} {
+		r := w.run("--allow", "*.example", "--", "dig", "+tries=1", "+time=9", name, name)
+		wants(t, w.ok(r), "status: SERVFAIL", "EDE: 23 (Network Error): (appfw: the resolvers failed)")
+		if !strings.HasPrefix(r.stderr, "appfw: cannot resolve "+name+": the resolvers failed: ") || !strings.HasSuffix(r.stderr, why+"\n") || strings.Count(r.stderr, "\n") != 1 {
+			t.Errorf("stderr: %q", r.stderr)
+		}
+	}
 }
 
 // Garbage neither stops the resolver nor makes it silent to others.

@@ -76,7 +76,7 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 		return err
 	}
 	report := newReporter(log, flags.quiet, host.resolv)
-	rules := &live{flags: flags.policy, host: host, report: report, theirs: sameUser}
+	rules := &live{flags: flags.policy, host: host, report: report, theirs: sameUser, come: len(published) > 0, hidden: true}
 	var app *netns.Namespace
 	dir, err := os.Getwd()
 	if err != nil {

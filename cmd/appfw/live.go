@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -103,6 +104,8 @@ type live struct {
 	report *reporter
 	check  func(*loaded) error // says what cannot be in force; may be nil
 	theirs writers             // which of its files those who are judged by it could change
+	come   bool                // there are clients to be judged by allow-from
+	hidden bool                // there are sockets hidden, which allow-unix may show
 	proxy  *proxy.Proxy        // that judges by it
 
 	current atomic.Pointer[loaded]
@@ -122,7 +125,29 @@ func (l *live) open(c proxy.Config) (first *loaded, err error) {
 	})
 	c.Policy, c.Chain, c.Now, c.Log = l.policy, l.chain, time.Now, l.report.event
 	l.proxy = proxy.New(c)
+	for _, line := range l.idle(first.rules) {
+		l.report.note(line)
+	}
 	return first, nil
+}
+
+// idle says of lines that they do nothing here.
+func (l *live) idle(rules *policy.Policy) (notes []string) {
+	if !l.come && len(rules.ClientRules()) > 0 {
+		notes = append(notes, "allow-from and deny-from do nothing, as no port is published (--publish)")
+	}
+	if !l.hidden && len(rules.Shown) > 0 {
+		notes = append(notes, "allow-unix does nothing: only appfw run hides sockets")
+	}
+	if rules.Isolate != "" && len(rules.Upstreams) == 0 {
+		notes = append(notes, "isolate does nothing without an upstream")
+	}
+	for _, name := range slices.Sorted(maps.Keys(rules.Upstreams)) {
+		if name != policy.Default && !slices.ContainsFunc(rules.Rules(), func(r *policy.Rule) bool { return r.Via() == name }) {
+			notes = append(notes, fmt.Sprintf("nothing goes out by the upstream %s, as no allow says via=%[1]s", name))
+		}
+	}
+	return notes
 }
 
 func (l *live) load() (*loaded, error) {

@@ -121,6 +121,35 @@ func TestDeniedLines(t *testing.T) {
 	})
 }
 
+// Lines of a policy that do nothing where they are get a note, and hinder nothing.
+func TestNotes(t *testing.T) {
+	w := newWorld(t)
+	file := w.write("some.policy", "allow-from 10.0.0.0/8\nisolate destination\n")
+	clients, hidden := "appfw: note: allow-from and deny-from do nothing, as no port is published (--publish)\n", "appfw: note: allow-unix does nothing: only appfw run hides sockets\n"
+	isolate := "appfw: note: isolate does nothing without an upstream\n"
+	unused := "appfw: note: nothing goes out by the upstream office, as no allow says via=office\n"
+	for _, c := range []struct {
+		flags []string
+		want  string
+	}{
+		{[]string{"--policy", file}, clients + isolate},
+		{[]string{"--policy", file, "--publish", "8080:80", "--upstream", "http://11.22.0.9:80"}, ""},
+		{[]string{"--upstream", "office=http://11.22.0.9:80", "--allow", "example.com"}, unused},
+		{[]string{"--upstream", "office=http://11.22.0.9:80", "--allow", "example.com via=office"}, ""},
+		{[]string{"--quiet", "--policy", file}, ""},
+	} {
+		r := w.run(append(c.flags, "--", "echo", "hello")...)
+		if w.ok(r) != "hello\n" || r.stderr != c.want {
+			t.Errorf("%v: %q, not %q", c.flags, r.stderr, c.want)
+		}
+	}
+	s := w.serve("--listen", "127.0.0.1:1080", "--policy", file, "--allow-unix", "/run/some")
+	s.stop()
+	if said := s.err.String(); !strings.HasPrefix(said, hidden+isolate) || strings.Contains(said, clients) {
+		t.Errorf("serve: %q", said)
+	}
+}
+
 // Each of many denied destinations is remembered, but not without bound.
 func TestManyDenied(t *testing.T) {
 	w := newWorld(t)

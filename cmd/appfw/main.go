@@ -40,7 +40,7 @@ func main() {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newRun(), newServe(), newNetns(), newAttach(), newSystemd(), newGateway(), newWhy(), newDoctor(), newProbe())
+	root.AddCommand(newRun(), newServe(), newNetns(), newAttach(), newSystemd(), newGateway(), newWhy(), newSuggest(), newDoctor(), newProbe())
 	root.SetFlagErrorFunc(unknownFlag)
 	os.Exit(exitCode(root.Execute()))
 }

@@ -47,19 +47,21 @@ const maxReported = 4096
 // programs (a JSON object for each event) what was decided.
 type reporter struct {
 	search []string // the host's search list
+	logs   bool     // there is a log
 
 	mu      sync.Mutex
-	log     *os.File           // nil: none
+	log     *os.File
+	path    string             // of the log, if it can be opened anew; "" if not
 	failed  error              // of the first write that failed
 	notify  func(state string) // tells the service manager what became of a reload; nil: there is none
 	journal bool               // stderr is the journal
 	quiet   bool
-	seen    map[string]time.Time // denied destinations, and when they were printed
+	seen    map[string]time.Time // denied destinations and unresolved names, and when they were printed
 }
 
 // newReporter makes a reporter with a log, which is nil if there is none.
 func newReporter(log *os.File, quiet bool, host dnsguard.ResolvConf) *reporter {
-	r := &reporter{log: log, quiet: quiet, seen: make(map[string]time.Time)}
+	r := &reporter{logs: log != nil, log: log, quiet: quiet, seen: make(map[string]time.Time)}
 	for _, line := range host.Lines {
 		if fields := strings.Fields(line); fields[0] != "options" {
 			r.search = fields[1:]
@@ -79,6 +81,9 @@ func startService(log string, quiet bool) (host hostConfig, r *reporter, err err
 		return host, nil, err
 	}
 	r = newReporter(file, quiet, host.resolv)
+	if file != os.Stderr {
+		r.path = log
+	}
 	r.notify = notify
 	r.journal, _ = journal.StderrIsJournalStream()
 	return host, r, nil
@@ -104,10 +109,28 @@ func appendLog(name string) (*os.File, error) {
 	return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 }
 
+// reopen opens the log anew: what rotates logs has moved it away (logrotate(8)).
+func (r *reporter) reopen() {
+	if r.path == "" {
+		return
+	}
+	file, err := appendLog(r.path)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "appfw: --log goes on in the file that was open:", printable(err.Error()))
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.log.Close(); err != nil && r.failed == nil {
+		r.failed = err
+	}
+	r.log = file
+}
+
 func (r *reporter) close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.log != nil && r.log != os.Stderr {
+	if r.logs && r.log != os.Stderr {
 		if err := r.log.Close(); r.failed == nil {
 			r.failed = err
 		}
@@ -120,7 +143,7 @@ func (r *reporter) close() error {
 
 // event records a flow.
 func (r *reporter) event(e proxy.Event) {
-	if r.log == nil && (e.Verdict.Allow || e.Closed) {
+	if !r.logs && (e.Verdict.Allow || e.Closed) {
 		return // the usual case costs nothing
 	}
 	rec := newRecord("decision", e.Verdict)
@@ -145,7 +168,7 @@ func (r *reporter) event(e proxy.Event) {
 
 // question records a name that was looked up.
 func (r *reporter) question(q dnsguard.Question) {
-	if r.log == nil && q.Verdict.Allow {
+	if !r.logs && q.Verdict.Allow && !q.Failed {
 		return
 	}
 	rec := newRecord("dns", q.Verdict)
@@ -158,7 +181,10 @@ func (r *reporter) question(q dnsguard.Question) {
 		rec.Addr = strings.Join(list, ",")
 	}
 	r.write(rec)
-	if !q.Verdict.Allow && !r.searched(q.Name) {
+	switch {
+	case q.Failed:
+		r.once("failed "+q.Name, fmt.Sprintf("cannot resolve %s: %s", q.Name, q.Verdict.Reason()), rec)
+	case !q.Verdict.Allow && !r.searched(q.Name):
 		r.denied("dns "+q.Name, q.Verdict, rec)
 	}
 }
@@ -190,7 +216,7 @@ func newRecord(event string, v policy.Verdict) record {
 
 // write writes a line of the log. encoding/json escapes what could leave it.
 func (r *reporter) write(rec record) {
-	if r.log == nil {
+	if !r.logs {
 		return
 	}
 	line, err := json.Marshal(rec)
@@ -204,9 +230,14 @@ func (r *reporter) write(rec record) {
 	}
 }
 
-// denied prints a line for a denied destination, once; to the journal, which goes
-// on for months, again after a while.
+// denied prints a line for a denied destination, once.
 func (r *reporter) denied(what string, v policy.Verdict, rec record) {
+	r.once(what, fmt.Sprintf("denied %s: %s", what, v), rec)
+}
+
+// once prints a line for what it is about, once; to the journal, which goes on for
+// months, again after a while.
+func (r *reporter) once(what, text string, rec record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.journal && len(r.seen) > maxReported {
@@ -217,12 +248,12 @@ func (r *reporter) denied(what string, v policy.Verdict, rec record) {
 		return
 	}
 	r.seen[what] = time.Now()
-	if r.quiet || r.journal && journal.Send(fmt.Sprintf("denied %s: %s", what, v), journal.PriWarning, rec.journalFields()) == nil {
+	if r.quiet || r.journal && journal.Send(text, journal.PriWarning, rec.journalFields()) == nil {
 		return
 	}
-	line := printable(fmt.Sprintf("appfw: denied %s: %s", what, v))
+	line := printable("appfw: " + text)
 	if len(r.seen) > maxReported {
-		line = "appfw: too many denied destinations; no more of them are printed (--log has them all)"
+		line = "appfw: too many denied destinations; no more are printed (--log has them all)"
 	}
 	fmt.Fprint(os.Stderr, line+newline())
 }
@@ -241,6 +272,13 @@ func (rec record) journalFields() map[string]string {
 		}
 	}
 	return fields
+}
+
+// note tells people something that is not wrong, and hardly meant.
+func (r *reporter) note(text string) {
+	if !r.quiet {
+		fmt.Fprint(os.Stderr, "appfw: note: "+printable(text)+newline())
+	}
 }
 
 // reloaded tells what became of reading the policy anew.

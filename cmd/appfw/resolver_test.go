@@ -533,7 +533,12 @@ func TestLocalNames(t *testing.T) {
 		}
 		ask := func(name string, flags ...string) string {
 			t.Helper()
-			return w.ok(w.run(append(flags, "--", "dig", "+tries=1", "+time=5", name)...))
+			r := w.run(append(flags, "--", "dig", "+tries=1", "+time=5", name)...)
+			said := "appfw: cannot resolve " + name + ": names of the local network are asked of nobody (to have it asked: --dns " + name + "=RESOLVER)\n"
+			if meant := flags[1] == name && strings.Contains(r.stdout, "asked of nobody"); r.stderr == said != meant {
+				t.Errorf("%v: stderr: %q", flags, r.stderr)
+			}
+			return w.ok(r)
 		}
 		for _, name := range names[:len(names)-1] {
 			for _, flags := range [][]string{{"--allow", name}, {"--allow", "any"}, {"--default", "allow"}, {"--deny", "x.example", "--dns", "11.22.0.61"}} {

@@ -125,6 +125,7 @@ func serve(flags serveFlags) error {
 			break
 		}
 		notifyReloading()
+		report.reopen()
 		s.reload()
 	}
 	notify("STOPPING=1")
@@ -271,7 +272,7 @@ func (s *service) tenant(file string) (*tenant, error) {
 	if file != "" {
 		flags = policyFlags{lines: []policy.Line{{Word: "policy", Arg: file, Pos: policy.Pos{File: s.flags.users}}}}
 	}
-	t := &tenant{asked: make(chan struct{}, 1), rules: &live{flags: flags, host: s.host, report: s.report, check: s.check}}
+	t := &tenant{asked: make(chan struct{}, 1), rules: &live{flags: flags, host: s.host, report: s.report, check: s.check, come: true}}
 	if _, err := t.rules.open(proxy.Config{Own: s.own, Shared: true}); err != nil {
 		return nil, err
 	}

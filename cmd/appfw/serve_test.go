@@ -105,6 +105,45 @@ func mustRead(t *testing.T, name string) []byte {
 	return b
 }
 
+// What rotates logs moves them away, and sends SIGHUP; if the log cannot be opened
+// anew, it goes on in the old file.
+func TestServeLogRotated(t *testing.T) {
+	both(t, func(w *world) {
+		log := filepath.Join(w.user.Home, "log.json")
+		s := w.serve("--listen", "127.0.0.1:1080", "--log", log, "--allow", "example.com")
+		get := func(path string) {
+			t.Helper()
+			w.ok(w.curl("-x", "socks5h://127.0.0.1:1080", "http://example.com/"+path))
+		}
+		hangUp := func() {
+			t.Helper()
+			s.signal(unix.SIGHUP)
+			s.await(s.err, "there is no file to read the policy anew from")
+		}
+		get("")
+		if err := os.Rename(log, log+".1"); err != nil {
+			t.Fatal(err)
+		}
+		hangUp()
+		get("")
+		for _, name := range []string{log, log + ".1"} {
+			if n := strings.Count(string(mustRead(t, name)), `"event":"decision"`); n != 1 {
+				t.Errorf("%d flows in %s", n, name)
+			}
+		}
+		if err := errors.Join(os.Rename(log, log+".2"), os.Mkdir(log, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+		hangUp()
+		s.says("appfw: --log goes on in the file that was open: ")
+		get("")
+		s.stop()
+		if n := strings.Count(string(mustRead(t, log+".2")), `"event":"decision"`); n != 2 {
+			t.Errorf("%d flows in the last", n)
+		}
+	})
+}
+
 // The proxy is no way to the host's loopback, nor to itself.
 func TestServeHost(t *testing.T) {
 	both(t, func(w *world) {

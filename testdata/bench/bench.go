@@ -78,7 +78,7 @@ func newBench(ctx context.Context, t *tb, product string, span time.Duration) *b
 	if b.internet != nil {
 		b.tables = append(b.tables, table{title: "To the internet", place: far, tools: append(b.tools(), b.veth()), measures: farMeasures})
 	}
-	b.tables = append(b.tables, table{title: "To the host's loopback", place: loopback, tools: b.tools(), measures: loopbackMeasures})
+	b.tables = append(b.tables, table{title: "To the host's loopback", place: loopback, tools: append(b.tools(), b.leastRelay()), measures: loopbackMeasures})
 	if b.internet != nil {
 		b.tables = append(b.tables, b.proxies(t), b.caches(t))
 	}

@@ -21,12 +21,14 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == clientCommand {
-		if err := client(os.Args[2:]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+	if len(os.Args) > 1 {
+		if do := map[string]func(args []string) error{clientCommand: client, relayCommand: relayFor}[os.Args[1]]; do != nil {
+			if err := do(os.Args[2:]); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			return
 		}
-		return
 	}
 	rounds := flag.Int("rounds", 5, "measure everything `N` times")
 	span := flag.Duration("time", 500*time.Millisecond, "measure throughput and rates for `D` each")

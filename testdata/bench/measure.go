@@ -101,7 +101,7 @@ var farMeasures = []measure{
 var loopbackMeasures = []measure{
 	{"out", 1, "", []figure{{"TCP out", "Gbit/s", true}}},
 	{"in", 1, "", []figure{{"TCP in", "Gbit/s", true}}},
-	{"crr", 1, "", rates("connect, request, response", false)},
+	{"crr", 1, "", rates("connect, request, response", true)},
 }
 
 // measure runs everything and keeps the results in the tables.
@@ -128,7 +128,7 @@ func (t *table) prepare() {
 		for j, tool := range t.tools {
 			t.results[i][j].samples = make([][]float64, len(m.figures))
 			t.results[i][j].none = tool.proxy != "" && !slices.Contains(tool.speaks, m.via) ||
-				tool.inKernel && m.mode == "idle"
+				tool.inKernel && m.mode == "idle" || tool.only != "" && tool.only != m.mode
 		}
 	}
 }

@@ -30,6 +30,7 @@ type tool struct {
 	loopback string // how the host's 127.0.0.1 is reached
 	asRoot   bool   // wrap's command does what root may
 	inKernel bool   // it has no process
+	only     string // the one mode of client that it can serve; none: all
 	rules    int    // of the policy
 
 	proxy  string     // where a proxy listens that the client is to use; none: it uses none
