@@ -245,8 +245,8 @@ func (g *Guard) answer(ctx context.Context, q *dns.Msg) (*dns.Msg, found) {
 			e.addrs = []netip.Addr{v6}
 		}
 	case !g.Zone(name) && isLocal(name):
-		if log.Verdict.Exact { // others are what programs try by themselves
-			log.Verdict, log.Failed = log.Verdict.Because(errLocal.Error()+" (to have it asked: --dns "+string(name)+"=RESOLVER)"), true
+		if log.Verdict.Exact && g.Hosts()[name] == nil { // others are what programs try by themselves
+			log.Verdict, log.Failed = log.Verdict.Because(errLocal.Error()+localHint(name)), true
 			g.Log(log)
 		}
 		return denied(q, absent(), errLocal.Error()), found{err: errLocal}

@@ -70,6 +70,17 @@ func isLocal(n policy.Name) bool {
 	return !strings.Contains(string(n), ".") || below(n, "local") || below(n, "onion") || below(n, "invalid") || below(n, "alt")
 }
 
+// localHint says how a local name that a rule allows can be asked for.
+func localHint(n policy.Name) string {
+	switch {
+	case below(n, "onion"):
+		return " (Tor knows it: --allow " + string(n) + " via=tor)"
+	case below(n, "invalid"), below(n, "alt"):
+		return ""
+	}
+	return " (to have it asked: --dns " + string(n) + "=RESOLVER)"
+}
+
 func below(n policy.Name, zone string) bool { return strings.HasSuffix(string(n), "."+zone) }
 
 // hostsEntry answers an address question from a list of addresses.

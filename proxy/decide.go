@@ -126,9 +126,16 @@ func (d *decision) event(v policy.Verdict) Event {
 
 // ended reports the end of a flow that was allowed.
 func (p *Proxy) ended(d *decision, v policy.Verdict, sent, received int64) {
-	e := d.event(v)
-	e.Closed, e.Sent, e.Received, e.Duration = true, sent, received, p.Now().Sub(d.started)
+	e := p.end(d, v)
+	e.Sent, e.Received = sent, received
 	p.Log(e)
+}
+
+// end is the end of a flow as an event.
+func (p *Proxy) end(d *decision, v policy.Verdict) Event {
+	e := d.event(v)
+	e.Closed, e.Duration = true, p.Now().Sub(d.started)
+	return e
 }
 
 // again decides on a flow as if it began now, if the policy has changed.

@@ -27,7 +27,8 @@ type Event struct {
 	// the user that it is.
 	Client, User string
 
-	Sent, Received int64 // payload bytes, as the app sees it
+	Failed         string // why it could not be connected; "" if it could, or did not try
+	Sent, Received int64  // payload bytes, as the app sees it
 	Duration       time.Duration
 }
 

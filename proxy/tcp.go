@@ -205,7 +205,12 @@ func (in *intake) dialled(p netns.Packet, k flowKey, c *pendingTCP, conn stream,
 
 // unconnected reports the end of a flow whose destination could not be reached.
 func (p *Proxy) unconnected(d *decision, err error) {
-	p.ended(d, d.verdict.Because(d.verdict.Reason()+"; connecting failed: "+plain(err).Error()), 0, 0)
+	e := p.end(d, d.verdict)
+	if e.Failed = plain(err).Error(); errors.Is(err, context.Canceled) {
+		e.Failed = errLeft.Error()
+	}
+	e.Verdict = e.Verdict.Because(e.Verdict.Reason() + "; connecting failed: " + e.Failed)
+	p.Log(e)
 	if failed := failure(err); failed != nil {
 		p.deny(d, policy.Deny("the upstream failed: "+failed.Error()))
 	}

@@ -136,9 +136,7 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 	g.drain(p)
 	cancel()
 	serving.Wait()
-	if err := report.close(); err != nil {
-		fmt.Fprintln(os.Stderr, "appfw:", printable(err.Error()))
-	}
+	_ = report.close() // it has said what failed
 	if status.Signaled() {
 		return &exitError{code: 128 + int(status.Signal())}
 	}

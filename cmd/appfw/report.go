@@ -1,12 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/journal"
@@ -30,12 +33,17 @@ type record struct {
 	Client    string    `json:"client,omitempty"` // of serve: its address
 	User      string    `json:"user,omitempty"`   // and who it is
 	Type      string    `json:"type,omitempty"`   // of a question
+	Via       string    `json:"via,omitempty"`    // the upstream that it goes out by; defaultVia: the one without a name
 	Rule      string    `json:"rule,omitempty"`
 	Reason    string    `json:"reason"`
+	Error     string    `json:"error,omitempty"` // why it could not be connected
 	Sent      *int64    `json:"sent,omitempty"`
 	Received  *int64    `json:"received,omitempty"`
 	Duration  *int64    `json:"duration_ms,omitempty"`
 }
+
+// defaultVia is how the log names the upstream that has no name.
+const defaultVia = "(default)"
 
 // reportAgain is how long a denied destination is not reported to the journal again.
 const reportAgain = time.Minute
@@ -53,6 +61,7 @@ type reporter struct {
 	log     *os.File
 	path    string             // of the log, if it can be opened anew; "" if not
 	failed  error              // of the first write that failed
+	torn    bool               // a part of a line was written last
 	notify  func(state string) // tells the service manager what became of a reload; nil: there is none
 	journal bool               // stderr is the journal
 	quiet   bool
@@ -114,25 +123,51 @@ func (r *reporter) reopen() {
 	if r.path == "" {
 		return
 	}
-	file, err := appendLog(r.path)
+	file, err := reopenLog(r.path)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "appfw: --log goes on in the file that was open:", printable(err.Error()))
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := r.log.Close(); err != nil && r.failed == nil {
-		r.failed = err
+	if err := r.log.Close(); err != nil {
+		r.fail(err)
 	}
-	r.log = file
+	r.log, r.torn = file, false
+}
+
+// reopenLog opens a log that is rotated. Whoever moved it may be another user than
+// this process's: it is not to be led elsewhere, nor to wait for somebody to read.
+func reopenLog(name string) (*os.File, error) {
+	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err == nil && (!info.Mode().IsRegular() || info.Sys().(*syscall.Stat_t).Nlink > 1) {
+		err = fmt.Errorf("%s is not a file of its own", name)
+	}
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
+}
+
+// fail keeps the first error of the log, and says it at once, with r.mu held.
+func (r *reporter) fail(err error) {
+	if r.failed == nil {
+		r.failed = err
+		fmt.Fprint(os.Stderr, "appfw: --log is not whole: "+printable(err.Error())+newline())
+	}
 }
 
 func (r *reporter) close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.logs && r.log != os.Stderr {
-		if err := r.log.Close(); r.failed == nil {
-			r.failed = err
+		if err := r.log.Close(); err != nil {
+			r.fail(err)
 		}
 	}
 	if r.failed != nil {
@@ -148,6 +183,9 @@ func (r *reporter) event(e proxy.Event) {
 	}
 	rec := newRecord("decision", e.Verdict)
 	rec.Proto, rec.Name = e.Proto, e.Name
+	if e.Verdict.Allow && !e.Ingress && e.Verdict.Via != policy.Direct {
+		rec.Via = cmp.Or(e.Verdict.Via, defaultVia)
+	}
 	if rec.Port = e.Dst.Port(); e.Dst.IsValid() {
 		rec.Addr = e.Dst.Addr().String()
 	}
@@ -157,7 +195,7 @@ func (r *reporter) event(e proxy.Event) {
 	}
 	if e.Closed {
 		ms := e.Duration.Milliseconds()
-		rec.Event, rec.Sent, rec.Received, rec.Duration = "close", &e.Sent, &e.Received, &ms
+		rec.Event, rec.Sent, rec.Received, rec.Duration, rec.Error = "close", &e.Sent, &e.Received, &ms, e.Failed
 	}
 	r.write(rec)
 	if e.Verdict.Allow || e.Closed {
@@ -182,7 +220,7 @@ func (r *reporter) question(q dnsguard.Question) {
 	}
 	r.write(rec)
 	switch {
-	case q.Failed:
+	case q.Failed && q.Type == "A" && !r.completed(q.Name): // other types programs can do without
 		r.once("failed "+q.Name, fmt.Sprintf("cannot resolve %s: %s", q.Name, q.Verdict.Reason()), rec)
 	case !q.Verdict.Allow && !r.searched(q.Name):
 		r.denied("dns "+q.Name, q.Verdict, rec)
@@ -201,6 +239,13 @@ func (r *reporter) searched(name string) bool {
 		}
 	}
 	return false
+}
+
+// completed tells whether a name ends as those of the search list do.
+func (r *reporter) completed(name string) bool {
+	return slices.ContainsFunc(r.search, func(domain string) bool {
+		return strings.HasSuffix(name, "."+strings.Trim(domain, "."))
+	})
 }
 
 func newRecord(event string, v policy.Verdict) record {
@@ -223,10 +268,17 @@ func (r *reporter) write(rec record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err == nil {
-		_, err = r.log.Write(append(line, '\n'))
+		line = append(line, '\n')
+		if r.torn {
+			line = append([]byte{'\n'}, line...)
+		}
+		var n int
+		if n, err = r.log.Write(line); n > 0 {
+			r.torn = n < len(line)
+		}
 	}
-	if err != nil && r.failed == nil {
-		r.failed = err
+	if err != nil {
+		r.fail(err)
 	}
 }
 
@@ -276,7 +328,10 @@ func (rec record) journalFields() map[string]string {
 
 // note tells people something that is not wrong, and hardly meant.
 func (r *reporter) note(text string) {
-	if !r.quiet {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, told := r.seen["note "+text]; !told && !r.quiet {
+		r.seen["note "+text] = time.Now()
 		fmt.Fprint(os.Stderr, "appfw: note: "+printable(text)+newline())
 	}
 }

@@ -534,7 +534,14 @@ func TestLocalNames(t *testing.T) {
 		ask := func(name string, flags ...string) string {
 			t.Helper()
 			r := w.run(append(flags, "--", "dig", "+tries=1", "+time=5", name)...)
-			said := "appfw: cannot resolve " + name + ": names of the local network are asked of nobody (to have it asked: --dns " + name + "=RESOLVER)\n"
+			hint := " (to have it asked: --dns " + name + "=RESOLVER)"
+			switch name[strings.LastIndexByte(name, '.')+1:] {
+			case "onion":
+				hint = " (Tor knows it: --allow " + name + " via=tor)"
+			case "invalid", "alt":
+				hint = ""
+			}
+			said := "appfw: cannot resolve " + name + ": names of the local network are asked of nobody" + hint + "\n"
 			if meant := flags[1] == name && strings.Contains(r.stdout, "asked of nobody"); r.stderr == said != meant {
 				t.Errorf("%v: stderr: %q", flags, r.stderr)
 			}

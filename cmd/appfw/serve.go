@@ -212,7 +212,11 @@ func listenTCP(s string, beyond bool) (net.Listener, error) {
 	}
 	lc := net.ListenConfig{KeepAlive: time.Minute}
 	lc.SetMultipathTCP(false)
-	return lc.Listen(context.Background(), "tcp", at.String())
+	network := "tcp6" // and not IPv4 besides, as of package net's "tcp" with either 0.0.0.0 or ::
+	if at.Addr().Is4() {
+		network = "tcp4"
+	}
+	return lc.Listen(context.Background(), network, at.String())
 }
 
 // listenUnix listens at a socket that only this user may connect to. One that

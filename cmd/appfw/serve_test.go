@@ -131,15 +131,32 @@ func TestServeLogRotated(t *testing.T) {
 				t.Errorf("%d flows in %s", n, name)
 			}
 		}
-		if err := errors.Join(os.Rename(log, log+".2"), os.Mkdir(log, 0o755)); err != nil {
+		if err := os.Rename(log, log+".2"); err != nil {
 			t.Fatal(err)
 		}
-		hangUp()
-		s.says("appfw: --log goes on in the file that was open: ")
-		get("")
+		elsewhere := filepath.Join(w.user.Home, "elsewhere")
+		for i, instead := range []func() error{
+			func() error { return os.Mkdir(log, 0o755) },
+			func() error { return os.Symlink(elsewhere, log) },
+			func() error { return unix.Mkfifo(log, 0o666) }, // which nobody reads
+			func() error { return errors.Join(os.WriteFile(elsewhere, nil, 0o666), os.Link(elsewhere, log)) },
+		} {
+			if err := instead(); err != nil {
+				t.Fatal(err)
+			}
+			s.signal(unix.SIGHUP)
+			s.await(s.err, "appfw: --log goes on in the file that was open: .*\n(?s:.*)there is no file to read the policy anew from")
+			get("")
+			if n := strings.Count(string(mustRead(t, log+".2")), `"event":"decision"`); n != i+2 {
+				t.Errorf("%d flows in the last, after %d reopenings", n, i+1)
+			}
+			if err := os.Remove(log); err != nil {
+				t.Fatal(err)
+			}
+		}
 		s.stop()
-		if n := strings.Count(string(mustRead(t, log+".2")), `"event":"decision"`); n != 2 {
-			t.Errorf("%d flows in the last", n)
+		if text := mustRead(t, elsewhere); len(text) > 0 {
+			t.Errorf("it was led elsewhere: %s", text)
 		}
 	})
 }

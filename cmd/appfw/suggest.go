@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -23,10 +25,13 @@ func newSuggest() *cobra.Command {
 	return &cobra.Command{
 		Use:   "suggest LOG...",
 		Short: "Write a policy for what a log shows",
-		Long: `Write a policy that allows what logs of --log show as allowed: a rule for each name
-and port that was reached, and for each address that had no name. What was denied,
-or looked up and not reached, is in it as comments. Read it before you use it: it
-has what the program did, good or bad. LOG - is stdin.`,
+		Long: `Write a policy that allows what logs of --log show as allowed: the names and ports
+that were reached, and addresses where no name was known. What was denied, could not
+be connected to, or was only looked up, is in it as comments. A name that connections
+show otherwise than it was resolved (curl --connect-to) is not in the log, nor are the
+dns, hosts and upstream lines of then. Read the policy before you use it: it has what
+the program did, good or bad, and a program can write to logs that its user can write
+to. LOG - is stdin.`,
 		Example: `  appfw run --default allow --log npm.json -- npm ci
   appfw suggest npm.json > npm.policy
   appfw run --policy npm.policy -- npm ci`,
@@ -45,12 +50,12 @@ has what the program did, good or bad. LOG - is stdin.`,
 				}
 			}
 			if len(l.flows) == 0 && len(l.asked) == 0 {
-				return fmt.Errorf("%s: no flow or name is in it", strings.Join(args, ", "))
+				return cmp.Or(l.bad, fmt.Errorf("%s: no flow or name is in it", strings.Join(args, ", ")))
 			}
-			text, err := l.suggest()
-			if err == nil {
-				_, err = io.WriteString(c.OutOrStdout(), text)
+			if l.bad != nil {
+				fmt.Fprintf(c.ErrOrStderr(), "appfw: left out %s, of which the first is %s\n", lines(l.badLines), printable(l.bad.Error()))
 			}
+			_, err := io.WriteString(c.OutOrStdout(), l.suggest())
 			return err
 		},
 	}
@@ -58,15 +63,29 @@ has what the program did, good or bad. LOG - is stdin.`,
 
 // learned is what logs show, and how often.
 type learned struct {
-	flows map[shownFlow]int
-	asked map[question]int
-	given map[netip.Addr][]policy.Name // the names that an address was given out for
+	flows  map[shownFlow]int
+	failed map[shownFlow]int // could not be connected
+	asked  map[question]int
+
+	own      []netip.Addr // of this host
+	bad      error        // the first line that could not be read
+	badLines int
 }
 
 // shownFlow is a flow, and what was decided on it.
 type shownFlow struct {
-	policy.Target // its name may be empty, and its address invalid
-	allowed       bool
+	destination
+	proto   policy.Proto
+	port    uint16
+	addr    netip.Addr // may be invalid
+	allowed bool
+}
+
+// destination is what a rule is for.
+type destination struct {
+	name policy.Name // if there is none, it is the address
+	addr netip.Addr
+	via  string // the way out; "": directly
 }
 
 type question struct {
@@ -75,7 +94,14 @@ type question struct {
 }
 
 func newLearned() *learned {
-	return &learned{flows: make(map[shownFlow]int), asked: make(map[question]int), given: make(map[netip.Addr][]policy.Name)}
+	l := &learned{flows: make(map[shownFlow]int), failed: make(map[shownFlow]int), asked: make(map[question]int)}
+	addrs, _ := net.InterfaceAddrs() // none: then their rules are missing
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			l.own = append(l.own, p.Addr())
+		}
+	}
+	return l
 }
 
 func (l *learned) readFile(name string) error {
@@ -93,27 +119,34 @@ func (l *learned) readFile(name string) error {
 // maxRecord bounds a line of a log. The reasons are short, and so are names.
 const maxRecord = 1 << 20
 
+// read takes in a log. Lines that are not of one are left out: a disk may have been
+// full, or the machine have gone down.
 func (l *learned) read(name string, r io.Reader) error {
-	lines := bufio.NewScanner(r)
-	lines.Buffer(nil, maxRecord)
+	log := bufio.NewScanner(r)
+	log.Buffer(nil, maxRecord)
 	number := 0
-	for lines.Scan() {
+	for log.Scan() {
 		number++
-		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
+		if len(bytes.TrimSpace(log.Bytes())) == 0 {
 			continue
 		}
 		var rec record
-		if err := json.Unmarshal(lines.Bytes(), &rec); err != nil {
+		if err := json.Unmarshal(log.Bytes(), &rec); err != nil {
 			pos := policy.Pos{File: name, Line: number, Column: 1}
 			if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 				pos.Column = int(max(syntax.Offset, 1))
 			}
-			return &policy.SyntaxError{Pos: pos, Msg: fmt.Sprintf("--log wrote no such line: %v", err)}
+			if l.badLines++; l.bad == nil {
+				l.bad = &policy.SyntaxError{Pos: pos, Msg: fmt.Sprintf("--log wrote no such line: %v", err)}
+			}
+			continue
 		}
 		l.add(rec)
 	}
-	if err := lines.Err(); err != nil {
-		return &policy.SyntaxError{Pos: policy.Pos{File: name, Line: number + 1, Column: 1}, Msg: err.Error()}
+	if err := log.Err(); errors.Is(err, bufio.ErrTooLong) {
+		return &policy.SyntaxError{Pos: policy.Pos{File: name, Line: number + 1, Column: 1}, Msg: "--log wrote no line that is so long"}
+	} else if err != nil {
+		return fmt.Errorf("read %s: %w", name, err)
 	}
 	return nil
 }
@@ -121,161 +154,208 @@ func (l *learned) read(name string, r io.Reader) error {
 // add takes in a line. Nothing in it is trusted: programs choose names.
 func (l *learned) add(rec record) {
 	name, err := policy.ParseName(rec.Name)
-	if err != nil {
+	if err != nil || dnsguard.Localhost(name) {
 		name = ""
 	}
-	allowed := rec.Verdict == "allow"
 	switch {
 	case rec.Direction != "out":
 	case rec.Event == "dns" && name != "" && rec.Type != "PTR":
-		l.asked[question{name, allowed}]++
-		for text := range strings.SplitSeq(rec.Addr, ",") {
-			if a, err := netip.ParseAddr(text); err == nil && !slices.Contains(l.given[a], name) {
-				l.given[a] = append(l.given[a], name)
-			}
+		l.asked[question{name, rec.Verdict == "allow"}]++
+	case rec.Event == "decision", rec.Event == "close" && rec.Error != "":
+		f := shownFlow{destination: destination{name: name, via: rec.Via}, port: rec.Port, allowed: rec.Verdict == "allow"}
+		f.addr, _ = netip.ParseAddr(rec.Addr)
+		f.addr = policy.Embedded(f.addr) // what rules see
+		if name == "" {
+			f.destination.addr = f.addr
 		}
-	case rec.Event == "decision":
-		f := shownFlow{allowed: allowed}
-		f.Name, f.Port = name, rec.Port
-		f.Addr, _ = netip.ParseAddr(rec.Addr)
-		f.Proto, err = policy.ParseProto(rec.Proto)
-		if err == nil && (name != "" || f.Addr.IsValid()) && (f.Port == 0) == (f.Proto == policy.ICMP) {
+		f.proto, err = policy.ParseProto(rec.Proto)
+		switch {
+		case err != nil || name == "" && !f.addr.IsValid() || (f.port == 0) != (f.proto == policy.ICMP):
+		case rec.Event == "close":
+			l.failed[f]++
+		default:
 			l.flows[f]++
 		}
 	}
 }
 
 // suggest writes the policy.
-func (l *learned) suggest() (string, error) {
-	allow, denied, looked := make(rules), make(rules), make(rules)
-	reached := make(map[policy.Name]bool)
+func (l *learned) suggest() string {
+	allow, denied, failed, looked := make(rules), make(rules), make(rules), make(rules)
+	known := make(map[policy.Name]bool) // by its flows
+	chained := false                    // some went out by the upstream that has no name
 	for f, n := range l.flows {
-		for _, d := range l.destinations(f) {
-			reached[d.Name] = true
+		known[f.name] = true
+		switch {
+		case !f.allowed:
+			denied.add(f, n)
+		case l.failed[f] >= n:
+			failed.add(f, n)
+		default:
+			allow.add(f, n)
+			chained = chained || f.via == defaultVia
+		}
+		if f.name != "" && f.via == "" && f.addr.IsValid() && l.needsRule(f.addr) { // a name does not lead there by itself
+			f.destination = destination{addr: f.addr}
 			if f.allowed {
-				allow[rule(d)] += n
-			}
-		}
-	}
-	made, err := allow.compile()
-	if err != nil {
-		return "", err
-	}
-	for f, n := range l.flows {
-		if f.allowed && slices.ContainsFunc(l.destinations(f), func(d policy.Target) bool { return !opens(made, d) }) {
-			allow[address(f)] += n // which no name opens
-		}
-	}
-	if made, err = allow.compile(); err != nil {
-		return "", err
-	}
-	for f, n := range l.flows {
-		for _, d := range l.destinations(f) {
-			if !f.allowed && !opens(made, d) {
-				denied[rule(d)] += n
-				if policy.Special(d.Addr) != "" {
-					denied[address(f)] += n
-				}
+				allow.add(f, n)
+			} else {
+				denied.add(f, n)
 			}
 		}
 	}
 	for q, n := range l.asked {
 		switch {
-		case !q.allowed && !made.DecideName(q.name).Allow:
-			denied[policy.Target{Name: q.name}] += n
-		case q.allowed && !reached[q.name]:
-			looked[policy.Target{Name: q.name}] += n
+		case known[q.name]:
+		case q.allowed:
+			looked.asked(q.name, n)
+		default:
+			denied.asked(q.name, n)
 		}
 	}
+	denied.without(allow)
+	failed.without(allow)
 	var b strings.Builder
 	b.WriteString("# Made by appfw suggest of what a program did, good or bad. Read it before you use it.\n")
+	if chained {
+		b.WriteString("# Much of it went out by an upstream. Write its URL here, as what follows goes out directly\n# without (or take the line away, if a flag has it):\nupstream URL\n")
+	}
 	if len(allow) == 0 {
 		b.WriteString("default  deny\n")
 	}
-	allow.write(&b, "allow  ", "")
-	looked.write(&b, "# allow  ", ", looked up and not reached")
-	denied.write(&b, "# allow  ", ", denied")
-	return b.String(), nil
+	allow.write(&b, "allow  ", "", chained)
+	failed.write(&b, "# allow  ", ", connecting failed", chained)
+	looked.write(&b, "# allow  ", ", only looked up", chained)
+	denied.write(&b, "# allow  ", ", denied", chained)
+	return b.String()
 }
 
-// destinations are what a flow was to: its name, and all that its address was given
-// out for, as the log does not tell which of them it was; its address, if it has none.
-func (l *learned) destinations(f shownFlow) []policy.Target {
-	names := slices.Clone(l.given[f.Addr])
-	if f.Name != "" && !slices.Contains(names, f.Name) || len(names) == 0 {
-		names = append(names, f.Name)
+// needsRule tells whether an address is reached by a rule for it alone.
+func (l *learned) needsRule(a netip.Addr) bool {
+	standsForName := dnsguard.SyntheticV4.Contains(a) || dnsguard.SyntheticV6.Contains(a)
+	return !standsForName && (policy.Special(a) != "" || slices.Contains(l.own, a))
+}
+
+// rules are destinations with what was done there.
+type rules map[destination]*uses
+
+// uses are how often each port was used, by protocol. ICMP has port 0.
+type uses [policy.ICMP + 1]map[uint16]int
+
+func (r rules) of(d destination) *uses {
+	u := r[d]
+	if u == nil {
+		u = new(uses)
+		r[d] = u
 	}
-	var list []policy.Target
-	for _, f.Name = range names {
-		list = append(list, f.Target)
+	return u
+}
+
+func (r rules) add(f shownFlow, n int) {
+	u := r.of(f.destination)
+	if u[f.proto] == nil {
+		u[f.proto] = make(map[uint16]int)
 	}
-	return list
+	u[f.proto][f.port] += n
 }
 
-// opens tells whether a policy allows a destination to a program that was given its
-// address for its name, if it has one.
-func opens(p *policy.Policy, to policy.Target) bool {
-	if to.Name != "" && standsForName(to.Addr) {
-		to.Addr = netip.Addr{}
-	}
-	return p.Decide(policy.Flow{Proto: to.Proto, Addr: to.Addr, Port: to.Port, Name: to.Name, Pinned: to.Name != ""}).Allow
+// asked adds a name alone, as if for port 0 of TCP.
+func (r rules) asked(name policy.Name, n int) {
+	r.add(shownFlow{destination: destination{name: name}, proto: policy.TCP}, n)
 }
 
-// standsForName tells whether an address is one that stands for a name, unless a
-// policy took others for that.
-func standsForName(a netip.Addr) bool {
-	return dnsguard.SyntheticV4.Contains(a) || dnsguard.SyntheticV6.Contains(a)
-}
-
-// rule is what a rule for a destination names: its name, or else its address.
-func rule(to policy.Target) policy.Target {
-	if to.Name != "" {
-		to.Addr = netip.Addr{}
-	}
-	to.Addr = policy.Embedded(to.Addr)
-	return to
-}
-
-// address is what a rule for a flow's address names.
-func address(f shownFlow) policy.Target {
-	f.Name = ""
-	return rule(f.Target)
-}
-
-// rules are destinations, and how often they were met.
-type rules map[policy.Target]int
-
-func (r rules) compile() (*policy.Policy, error) {
-	lines := []policy.Line{{Word: "default", Arg: "deny"}}
-	for t := range r {
-		lines = append(lines, policy.Line{Word: "allow", Arg: t.String()})
-	}
-	return policy.Compile(policy.Config{Lines: lines})
-}
-
-// write writes a line for each. A rule for TCP is for UDP as well.
-func (r rules) write(b *strings.Builder, before, after string) {
-	var lines []policy.Target
-	for t := range r {
-		tcp := t
-		tcp.Proto = policy.TCP
-		if _, twice := r[tcp]; t.Proto == policy.UDP && twice {
-			r[tcp] += r[t]
-		} else {
-			lines = append(lines, t)
+// without takes out what other rules have.
+func (r rules) without(others rules) {
+	for d, o := range others {
+		if u := r[d]; u != nil {
+			for proto := range u {
+				maps.DeleteFunc(u[proto], func(port uint16, _ int) bool { return o[proto][port] > 0 })
+			}
 		}
 	}
-	slices.SortFunc(lines, func(x, y policy.Target) int {
-		return cmp.Or(cmp.Compare(x.Name, y.Name), x.Addr.Compare(y.Addr), cmp.Compare(x.Port, y.Port), cmp.Compare(x.Proto, y.Proto))
+}
+
+// write writes a line for each destination and protocol. Ports that both TCP and UDP
+// used need no protocol. chained tells that an upstream is for all that names no other
+// way.
+func (r rules) write(b *strings.Builder, before, after string, chained bool) {
+	all := slices.SortedFunc(maps.Keys(r), func(x, y destination) int {
+		return cmp.Or(cmp.Compare(x.name, y.name), x.addr.Compare(y.addr), cmp.Compare(x.via, y.via))
 	})
-	for _, t := range lines {
-		fmt.Fprintf(b, "%-47s # %s%s\n", before+t.String(), times(r[t]), after)
+	for _, d := range all {
+		via := ""
+		switch {
+		case d.via == "" && chained:
+			via = " via=" + policy.Direct
+		case d.via != "" && d.via != defaultVia:
+			via = " via=" + d.via
+		}
+		host := policy.Target{Name: d.name, Addr: d.addr}.String()
+		line := func(ports, proto string, times int) {
+			at := host
+			if ports != "" && d.name == "" && d.addr.Is6() {
+				at = "[" + host + "]"
+			}
+			if ports != "" {
+				at += ":" + ports
+			}
+			count := "once"
+			if times > 1 {
+				count = fmt.Sprintf("%d times", times)
+			}
+			fmt.Fprintf(b, "%-47s # %s%s\n", before+at+proto+via, count, after)
+		}
+		tcp, udp, either := r[d][policy.TCP], r[d][policy.UDP], make(map[uint16]int)
+		if n := tcp[0]; n > 0 {
+			line("", "", n)
+			delete(tcp, 0)
+		}
+		for port, n := range tcp {
+			if udp[port] > 0 {
+				either[port] = n + udp[port]
+				delete(tcp, port)
+				delete(udp, port)
+			}
+		}
+		eachPorts(either, func(ports string, times int) { line(ports, "", times) })
+		eachPorts(tcp, func(ports string, times int) { line(ports, "/tcp", times) })
+		eachPorts(udp, func(ports string, times int) { line(ports, "/udp", times) })
+		if n := r[d][policy.ICMP][0]; n > 0 {
+			line("", "/icmp", n)
+		}
 	}
 }
 
-func times(n int) string {
-	if n == 1 {
-		return "once"
+// maxRanges are as many ports and ranges of them as stand in a line.
+const maxRanges = 8
+
+// eachPorts writes ports as rules have them, and how often they were used.
+func eachPorts(ports map[uint16]int, write func(text string, times int)) {
+	var texts []string
+	times := 0
+	list := slices.Sorted(maps.Keys(ports))
+	for i := 0; i < len(list); i++ {
+		first := list[i]
+		times += ports[first]
+		for i+1 < len(list) && list[i+1] == list[i]+1 {
+			i++
+			times += ports[list[i]]
+		}
+		text := fmt.Sprint(first)
+		if list[i] != first {
+			text += fmt.Sprintf("-%d", list[i])
+		}
+		if texts = append(texts, text); len(texts) == maxRanges || i+1 == len(list) {
+			write(strings.Join(texts, ","), times)
+			texts, times = nil, 0
+		}
 	}
-	return fmt.Sprintf("%d times", n)
+}
+
+// lines says how many.
+func lines(n int) string {
+	if n == 1 {
+		return "a line"
+	}
+	return fmt.Sprintf("%d lines", n)
 }
