@@ -46,6 +46,9 @@ func (e *entry) filter(name policy.Name) {
 		if v.Allow && !slices.Contains(e.addrs, a) {
 			e.addrs = append(e.addrs, a)
 		} else if !v.Allow && e.denied == nil {
+			if v.Rule() != nil {
+				v = v.Because(v.Reason() + ", at its address " + a.String())
+			}
 			e.denied = &denial{v, false}
 		}
 		return v.Allow

@@ -49,7 +49,7 @@ func TestFilter(t *testing.T) {
 		{"only.x.", "A", "allow private", "NOERROR | only.x. 60 A 192.168.1.1", 1, ""},
 		{"meta.x.", "AAAA", "", "NODATA", 1, "appfw: the name leads to a link-local address, which no rule allows"},
 		{"six.x.", "AAAA", "", "NOERROR | six.x. 60 AAAA 2606::1", 1, ""},
-		{"blocked.x.", "A", "", "NODATA", 1, "appfw: the rule  11.6.0.0/16 (command line) denies it"},
+		{"blocked.x.", "A", "", "NODATA", 1, "appfw: the rule  11.6.0.0/16 (command line) denies it, at its address 11.6.6.6"},
 		{"cloaked.x.", "A", "", "NODATA", 1, "appfw: its name leads to a.tracker.y, and the rule  .tracker.y (command line) denies it"},
 		{"cloaked.x.", "TXT", "", "NODATA", 1, "appfw: its name leads to a.tracker.y, and the rule  .tracker.y (command line) denies it"},
 		{"asked.x.", "A", "", "NODATA", 1, "appfw: its name leads to b.tracker.y, and the rule  .tracker.y (command line) denies it"},

@@ -32,10 +32,19 @@ type ExecError struct {
 func (e *ExecError) Error() string { return fmt.Sprintf("%s: %v", e.Name, e.Err) }
 func (e *ExecError) Unwrap() error { return e.Err }
 
+// DirError says that the app's user cannot be in its working directory.
+type DirError struct {
+	Dir string
+	Err error
+}
+
+func (e *DirError) Error() string { return fmt.Sprintf("enter the directory %s: %v", e.Dir, e.Err) }
+func (e *DirError) Unwrap() error { return e.Err }
+
 // Start starts the command in the namespace, confined: without capabilities and
 // without a way to get any. It is a child of this process and in its process
-// group. Errors of the command itself are an [*ExecError]; on all others,
-// nothing was run.
+// group. Errors of the command itself are an [*ExecError]; on all others, such as a
+// [*DirError], nothing was run.
 func (ns *Namespace) Start(c Command) (pid int, err error) {
 	done := make(chan struct{})
 	onThread(func() {
@@ -59,7 +68,7 @@ func (c Command) start(ns *Namespace) (int, error) {
 	}
 	// The working directory is found anew: the old one lies under the mounts.
 	if err := unix.Chdir(c.Dir); err != nil {
-		return 0, fmt.Errorf("enter working directory %s: %w", c.Dir, err)
+		return 0, &DirError{c.Dir, err}
 	}
 	path, err := lookPath(c.Args[0], c.Env)
 	if err != nil {

@@ -351,8 +351,8 @@ func (p *Policy) DecideAnswer(n Name, aliases []Name, a netip.Addr) Verdict {
 func (p *Policy) decideSome(f Flow) (v Verdict) {
 	first := true
 	p.eachFlow(f, func(_ Flow, d Verdict, opened bool) bool {
-		// Rather the rule that shuts what another one opens.
-		if d.Allow || first || v.rule == nil && !v.special && d.rule != nil && opened {
+		// Rather that the address is special, or the rule that shuts what another one opens.
+		if d.Allow || first || v.rule == nil && !v.special && (d.special || d.rule != nil && opened) {
 			v = d
 		}
 		first = false

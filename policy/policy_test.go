@@ -452,9 +452,11 @@ func TestISATAP(t *testing.T) {
 // Of a name that leads to a special address, that is what is said, whatever denies
 // another protocol.
 func TestSpecialReason(t *testing.T) {
-	p := compile(t, "allow x.example\ndeny any/udp")
 	want := "the name leads to a private address, which no rule allows (to allow: --allow 10.1.2.3)"
-	if v := p.DecideAnswer("x.example", nil, netip.MustParseAddr("10.1.2.3")); v.String() != want {
-		t.Errorf("%s", v)
+	for _, allow := range []string{"x.example", "x.example:443", "x.example:443/tcp", "*.example:8000-9000"} {
+		p := compile(t, "allow "+allow+"\ndeny any/udp")
+		if v := p.DecideAnswer("x.example", nil, netip.MustParseAddr("10.1.2.3")); v.String() != want {
+			t.Errorf("allow %s: %s", allow, v)
+		}
 	}
 }

@@ -44,7 +44,14 @@ func ReadLines(name string, r io.Reader) ([]Line, error) {
 			return &SyntaxError{Pos: pos, Word: fields[0].text, Msg: "something must follow this word"}
 		case len(fields) == 3 && strings.HasPrefix(fields[2].text, "via=") && slices.Contains(words[:3], fields[0].text): // of rules
 		case len(fields) > 2:
+			if !slices.Contains(words, fields[0].text) {
+				pos.Column = fields[0].column
+				return &SyntaxError{Pos: pos, Word: fields[0].text, Msg: "unknown word", Hint: Nearest(fields[0].text, words)}
+			}
 			pos.Column = fields[2].column
+			if fields[0].text == "upstream" && strings.Contains(text, "@") { // it may be of a password
+				return &SyntaxError{Pos: pos, Msg: "no blank stands in an upstream; write %20 for one"}
+			}
 			return &SyntaxError{Pos: pos, Word: fields[2].text, Msg: "only one thing may follow the word; give each destination a line"}
 		}
 		pos.Column = fields[1].column

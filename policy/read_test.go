@@ -37,6 +37,8 @@ func TestReadLines(t *testing.T) {
 		{name: "CRLF", in: "allow x\r\n\r\ndeny\ty\r\n", want: []Line{line("allow", "x", 1, 7), line("deny", "y", 3, 6)}},
 		{name: "BOM", in: "\ufeffallow x\n\n", want: []Line{line("allow", "x", 1, 7)}},
 		{name: "no newline at the end", in: "allow  x", want: []Line{line("allow", "x", 1, 8)}},
+		{name: "a password with a blank", in: "upstream socks5://me:ge heim@h:1", err: `p:1:25: no blank stands in an upstream; write %20 for one`},
+		{name: "an unknown word with more", in: "alow a b c", err: `p:1:1: "alow": unknown word (did you mean allow?)`},
 		{name: "argument within the word", in: "allow allow low", err: `p:1:13: "low": only one thing may follow the word; give each destination a line`},
 		{name: "dashes", in: "\n  --allow x", err: `p:2:3: "--allow": a policy file has the flags without dashes (did you mean allow?)`},
 		{name: "no argument", in: "deny # any", err: `p:1:1: "deny": something must follow this word`},
@@ -124,7 +126,7 @@ func TestFiles(t *testing.T) {
 	}
 	for _, tt := range []struct{ word, arg, want string }{
 		{"policy", "loop", `loop:1:8: "loop": policy files include each other more than 8 deep`},
-		{"policy", "worse", `bad:2:17: "http": port is not a number from 1 to 65535`},
+		{"policy", "worse", `bad:2:17: "http": port is not a number from 1 to 65535 (did you mean 80?)`},
 		{"policy", "missing", `missing:1:8: "no/such": cannot open "no/such": file does not exist`},
 		{"policy", "", `--policy: empty file name`},
 		{"deny", "@none", `--deny: "@none": cannot open "none": file does not exist`},

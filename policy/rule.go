@@ -270,9 +270,23 @@ func parseHost(s string) (host, error) {
 		return host{}, &wordError{word: s, msg: "an internationalized name is written in ASCII", hint: hint}
 	}
 	if err != nil {
-		return host{}, &wordError{word: s, msg: err.Error()}
+		return host{}, &wordError{word: s, msg: notOne(s, err)}
 	}
 	return host{kind: kind, name: name}, nil
+}
+
+// notOne is what is wrong with a word that is no host: rather that it is several.
+func notOne(s string, err error) string {
+	from, to, ok := strings.Cut(s, "-")
+	_, ferr := netip.ParseAddr(from)
+	_, terr := netip.ParseAddr(to)
+	switch {
+	case ok && ferr == nil && terr == nil:
+		return "ranges of addresses are written as prefixes, such as 10.0.0.0/24"
+	case strings.Contains(s, ","):
+		return "only one host stands in a destination; write one for each"
+	}
+	return err.Error()
 }
 
 // likeKeyword is the keyword that a single label was probably meant to be: one
@@ -356,10 +370,16 @@ func parsePorts(s string) ([]portRange, error) {
 	return merged, nil
 }
 
+// wellKnown are ports by names that are written for them (IANA's service names).
+var wellKnown = map[string]string{
+	"http": "80", "https": "443", "ssh": "22", "domain": "53", "dns": "53", "ntp": "123", "smtp": "25", "submission": "587",
+	"imap": "143", "imaps": "993", "ftp": "21", "ldap": "389", "ldaps": "636", "mysql": "3306", "postgresql": "5432", "redis": "6379",
+}
+
 func parsePort(s string) (uint16, error) {
 	n, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || n == 0 || s[0] == '0' || s[0] == '+' {
-		return 0, &wordError{word: s, msg: "port is not a number from 1 to 65535"}
+		return 0, &wordError{word: s, msg: "port is not a number from 1 to 65535", hint: wellKnown[strings.ToLower(s)]}
 	}
 	return uint16(n), nil
 }

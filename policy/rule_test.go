@@ -91,7 +91,9 @@ func TestDestinationErrors(t *testing.T) {
 		{"http://\x1b[2J", `p:7:8: "http://": a destination has no scheme`},
 
 		{"a.example:", `p:7:8: "a.example:": no port after the colon`},
-		{"a.example:http", `p:7:18: "http": port is not a number from 1 to 65535`},
+		{"10.0.0.1-10.0.0.9", `p:7:8: "10.0.0.1-10.0.0.9": ranges of addresses are written as prefixes, such as 10.0.0.0/24`},
+		{"a.example,b.example", `p:7:8: "a.example,b.example": only one host stands in a destination; write one for each`},
+		{"a.example:http", `p:7:18: "http": port is not a number from 1 to 65535 (did you mean 80?)`},
 		{"a.example:0", `p:7:18: "0": port is not a number from 1 to 65535`},
 		{"a.example:65536", `p:7:18: "65536": port is not a number from 1 to 65535`},
 		{"a.example:080", `p:7:18: "080": port is not a number from 1 to 65535`},

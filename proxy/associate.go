@@ -50,7 +50,7 @@ func (c *Chain) Associate(ctx context.Context, isolation, host string, port uint
 		return nil, upstreamFailed(ctx, h.text, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = control.SetDeadline(time.Unix(1, 0)) })
-	relay, err := associate(control, c.credentials(h, isolation))
+	relay, err := associate(control, c.credentials(h, isolation), h.user != nil)
 	if err == nil && !stop() {
 		err = ctx.Err()
 	}
@@ -76,8 +76,9 @@ func (a *association) watch() {
 	a.close()
 }
 
-// associate asks for an association, and returns where datagrams are sent to.
-func associate(conn net.Conn, user *url.Userinfo) (netip.AddrPort, error) {
+// associate asks for an association, and returns where datagrams are sent to. given
+// tells that user is the URL's.
+func associate(conn net.Conn, user *url.Userinfo, given bool) (netip.AddrPort, error) {
 	none := netip.AddrPort{}
 	hello := []byte{socksVersion, 1, methodNone}
 	if user != nil {
@@ -102,10 +103,10 @@ func associate(conn net.Conn, user *url.Userinfo) (netip.AddrPort, error) {
 			return none, err
 		}
 		if answer[1] != 0 {
-			return none, errCredentials
+			return none, errCredentials(given)
 		}
 	case answer[1] != methodNone:
-		return none, errors.New("it wants a user and a password, or another proof")
+		return none, errCredentials(given)
 	}
 	request := appendAddress([]byte{socksVersion, commandUDP, 0}, "0.0.0.0", 0)
 	switch err := ask(conn, request, answer); {

@@ -62,7 +62,10 @@ const (
 	greetTime = 10 * time.Second
 )
 
-var errSilent = errors.New("it does not answer")
+var (
+	errSilent      = errors.New("it does not answer")
+	errSilentSOCKS = errors.New("it does not answer; is it a SOCKS proxy?")
+)
 
 // NewChain makes a chain without proxies, which connects to nothing.
 func NewChain() *Chain {
@@ -92,7 +95,7 @@ func parseHop(s string) (h hop, err error) {
 	}
 	scheme, rest, ok := strings.Cut(s, "://")
 	if !ok { // and what there is may be a password
-		return h, errors.New("it has no scheme; an upstream is socks5h://HOST:PORT, http://HOST:PORT, https://HOST:PORT or tor")
+		return h, errors.New("it has no scheme; an upstream is socks5h://HOST:PORT, http://HOST:PORT, https://HOST:PORT, socks5h://unix:/PATH or tor")
 	}
 	port := "1080"
 	switch scheme {
@@ -304,7 +307,7 @@ func (c *Chain) credentials(h *hop, isolation string) *url.Userinfo {
 // connect asks the proxy at the other end of conn for a connection.
 func (h *hop) connect(ctx context.Context, conn net.Conn, target string, user *url.Userinfo) (net.Conn, error) {
 	if h.socks {
-		return conn, connectSOCKS(ctx, conn, target, user)
+		return conn, connectSOCKS(ctx, conn, target, user, h.user != nil)
 	}
 	if h.tls != nil {
 		secure := tls.Client(conn, h.tls)
@@ -321,8 +324,8 @@ func (h *hop) connect(ctx context.Context, conn net.Conn, target string, user *u
 	return conn, connectHTTP(ctx, conn, target, user)
 }
 
-// connectSOCKS is CONNECT of SOCKS5 (RFC 1928, 4).
-func connectSOCKS(ctx context.Context, conn net.Conn, target string, user *url.Userinfo) error {
+// connectSOCKS is CONNECT of SOCKS5 (RFC 1928, 4). given tells that user is the URL's.
+func connectSOCKS(ctx context.Context, conn net.Conn, target string, user *url.Userinfo, given bool) error {
 	var auth *socks.Auth
 	if user != nil {
 		password, _ := user.Password()
@@ -338,7 +341,7 @@ func connectSOCKS(ctx context.Context, conn net.Conn, target string, user *url.U
 	if !ok {
 		return errors.New("golang.org/x/net/proxy cannot use a connection that is there")
 	}
-	heard := &recorder{Conn: conn, ctx: ctx}
+	heard := &recorder{Conn: conn, ctx: ctx, given: given}
 	if _, err = on.DialWithConn(ctx, heard, "tcp", target); err != nil {
 		if failed := heard.failure(); failed != nil {
 			return failed
@@ -351,8 +354,9 @@ func connectSOCKS(ctx context.Context, conn net.Conn, target string, user *url.U
 // nothing but text.
 type recorder struct {
 	net.Conn
-	ctx  context.Context
-	said []byte
+	ctx   context.Context
+	given bool // the URL has a user
+	said  []byte
 }
 
 // Read bounds the time for the first word; what follows may need the destination.
@@ -364,13 +368,20 @@ func (r *recorder) Read(b []byte) (int, error) {
 	}
 	n, err := r.Conn.Read(b)
 	if first && errors.Is(err, os.ErrDeadlineExceeded) && r.ctx.Err() == nil {
-		err = errSilent
+		err = errSilentSOCKS
 	}
 	r.said = append(r.said, b[:min(n, max(0, 8-len(r.said)))]...)
 	return n, err
 }
 
-var errCredentials = errors.New("it does not take the user and password")
+// errCredentials says that a proxy refuses who asks. given tells whether the URL has
+// a user.
+func errCredentials(given bool) error {
+	if given {
+		return errors.New("it does not take the user and password")
+	}
+	return errors.New("it wants a user and a password, which the URL does not have (USER:PASSWORD@ before the host)")
+}
 
 // failure is what the server's refusal means (RFC 1928, 3 and 6); nil if it
 // gave none.
@@ -383,12 +394,12 @@ func (r *recorder) failure() error {
 	said = said[2:]
 	if method == methodPassword { // RFC 1929, 2
 		if len(said) >= 2 && said[1] != 0 {
-			return &errUpstream{errno: unix.EACCES, err: errCredentials, down: true}
+			return &errUpstream{errno: unix.EACCES, err: errCredentials(r.given), down: true}
 		}
 		said = said[min(2, len(said)):]
 	}
 	if method == noMethod {
-		return &errUpstream{errno: unix.EACCES, err: errCredentials, down: true}
+		return &errUpstream{errno: unix.EACCES, err: errCredentials(r.given), down: true}
 	}
 	if len(said) < 2 || said[0] != socksVersion || said[1] == 0 {
 		return nil
@@ -426,7 +437,9 @@ func connectHTTP(ctx context.Context, conn net.Conn, target string, user *url.Us
 		if len(answer) > maxConnectHead {
 			return errors.New("the head of its response does not end")
 		}
-		if _, err := io.ReadFull(conn, b[:]); err != nil {
+		if _, err := io.ReadFull(conn, b[:]); err == io.EOF {
+			return errors.New("it hangs up without an answer; is it an HTTP proxy?")
+		} else if err != nil {
 			return err
 		}
 		answer = append(answer, b[0])
@@ -441,8 +454,8 @@ func connectHTTP(ctx context.Context, conn net.Conn, target string, user *url.Us
 	case status[0] == '2':
 		return nil
 	case status == "407", status == "401":
-		return &errUpstream{errno: unix.EACCES, err: errCredentials, down: true}
-	case status == "403":
+		return &errUpstream{errno: unix.EACCES, err: errCredentials(user != nil), down: true}
+	case status[0] == '4':
 		return &errUpstream{errno: unix.EACCES, err: fmt.Errorf("it answers %q", status)}
 	}
 	return &errUpstream{errno: unix.EHOSTUNREACH, err: fmt.Errorf("it answers %q", status)}

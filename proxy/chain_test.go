@@ -166,8 +166,9 @@ func TestChainAnswers(t *testing.T) {
 		{"a short number", "http", []string{"HTTP/1.1 2\r\n\r\n"}, unix.ENETUNREACH, down, "no HTTP proxy"},
 		{"HTTP/2", "http", []string{"HTTP/2 200\r\n\r\n"}, unix.ENETUNREACH, down, "no HTTP proxy"},
 		{"an SSH server", "http", []string{"SSH-2.0-OpenSSH 200\r\n\r\n"}, unix.ENETUNREACH, down, "no HTTP proxy"},
-		{"a SOCKS server", "http", []string{"\x05\xff"}, unix.ENETUNREACH, down, "EOF"},
-		{"half a head", "http", []string{"HTTP/1.1 200 OK\r\nX: "}, unix.ENETUNREACH, down, "EOF"},
+		{"too many requests", "http", []string{"HTTP/1.1 429 Slowly\r\n\r\n"}, unix.EACCES, false, "429"},
+		{"a SOCKS server", "http", []string{"\x05\xff"}, unix.ENETUNREACH, down, "is it an HTTP proxy?"},
+		{"half a head", "http", []string{"HTTP/1.1 200 OK\r\nX: "}, unix.ENETUNREACH, down, "hangs up"},
 		{"an endless head", "http", []string{"HTTP/1.1 200 OK\r\n" + strings.Repeat("X: y\r\n", 5000)}, unix.ENETUNREACH, down, "does not end"},
 		{"nothing", "http", nil, unix.ENETUNREACH, down, ""},
 		{"no TLS", "https", []string{"HTTP/1.1 400 Bad Request\r\n\r\n"}, unix.ENETUNREACH, down, "tls"},
@@ -184,13 +185,23 @@ func TestChainAnswers(t *testing.T) {
 				}
 				return
 			}
-			if err == nil || !errors.Is(err, tt.errno) || (failure(err) != nil) != tt.down || !strings.Contains(err.Error(), tt.text) {
+			if err == nil || !errors.Is(err, tt.errno) || strings.HasPrefix(failure(err), "the upstream failed: ") != tt.down || (failure(err) != "") != (tt.down || tt.errno == unix.EACCES) || !strings.Contains(err.Error(), tt.text) {
 				t.Errorf("%v (%+v), want %v, %v, %q", err, err, tt.errno, tt.down, tt.text)
 			}
 			if err != nil && strings.Contains(err.Error(), "geheim") {
 				t.Errorf("the password shows: %v", err)
 			}
 		})
+	}
+}
+
+// A URL without a user does not say that a user is wrong.
+func TestChainWantsUser(t *testing.T) {
+	for scheme, answer := range map[string]string{"socks5h": "\x05\xff", "http": "HTTP/1.1 407 x\r\n\r\n"} {
+		c := chainOf(t, scheme+"://"+server(t, script(answer)))
+		if _, err := c.Dial(t.Context(), "", "a.example", 80); err == nil || !strings.Contains(failure(err), "it wants a user and a password, which the URL does not have") {
+			t.Errorf("%s: %v", scheme, err)
+		}
 	}
 }
 
@@ -457,17 +468,17 @@ func TestChainOfThree(t *testing.T) {
 
 	// A certificate that nobody trusts.
 	_, err := chainOf(t, secure.URL).Dial(t.Context(), "", "name.example", 443)
-	if !errors.Is(err, unix.ENETUNREACH) || failure(err) == nil || !strings.Contains(err.Error(), "certificate") {
+	if !errors.Is(err, unix.ENETUNREACH) || failure(err) == "" || !strings.Contains(err.Error(), "certificate") {
 		t.Error(err)
 	}
 	// A proxy in the middle that is not there is none of the destination's.
 	gone := closedPort(t)
 	_, err = chainOf(t, urls[0], "http://"+gone, urls[1]).Dial(t.Context(), "", "name.example", 443)
-	if !errors.Is(err, unix.ENETUNREACH) || failure(err) == nil || !strings.Contains(err.Error(), "it cannot reach http://"+gone+": connection refused") {
+	if !errors.Is(err, unix.ENETUNREACH) || failure(err) == "" || !strings.Contains(err.Error(), "it cannot reach http://"+gone+": connection refused") {
 		t.Error(err)
 	}
 	_, err = chainOf(t, "http://"+gone).Dial(t.Context(), "", "name.example", 443)
-	if !errors.Is(err, unix.ENETUNREACH) || failure(err) == nil || !strings.Contains(err.Error(), "http://"+gone+": connect: connection refused") {
+	if !errors.Is(err, unix.ENETUNREACH) || failure(err) == "" || !strings.Contains(err.Error(), "http://"+gone+": connect: connection refused") {
 		t.Error(err)
 	}
 	// A chain of no proxies connects to nothing.
@@ -507,7 +518,7 @@ func TestChainUnixSocket(t *testing.T) {
 		t.Error(r.asked)
 	}
 	_, err = chainOf(t, "http://unix:"+path+"x").Dial(t.Context(), "", "a.example", 80)
-	if !errors.Is(err, unix.ENETUNREACH) || failure(err) == nil {
+	if !errors.Is(err, unix.ENETUNREACH) || failure(err) == "" {
 		t.Error(err)
 	}
 }
@@ -574,11 +585,11 @@ func TestChainCancelled(t *testing.T) {
 			<-heard
 			cancel()
 		}()
-		if _, err := c.Dial(ctx, "", "a.example", 80); !errors.Is(err, context.Canceled) || failure(err) != nil {
+		if _, err := c.Dial(ctx, "", "a.example", 80); !errors.Is(err, context.Canceled) || failure(err) != "" {
 			t.Errorf("%s: %v", scheme, err)
 		}
 		ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
-		if _, err := c.Dial(ctx, "", "a.example", 80); !errors.Is(err, unix.ENETUNREACH) || failure(err) == nil {
+		if _, err := c.Dial(ctx, "", "a.example", 80); !errors.Is(err, unix.ENETUNREACH) || failure(err) == "" {
 			t.Errorf("%s: %v", scheme, err)
 		}
 		cancel()

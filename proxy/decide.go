@@ -247,7 +247,7 @@ func (p *Proxy) Decide(rules *policy.Policy, proto policy.Proto, dst netip.AddrP
 func (p *Proxy) decideAsked(rules *policy.Policy, proto policy.Proto, dst netip.AddrPort, asked *dnsguard.Pin) (v policy.Verdict, name policy.Name) {
 	if name, ours := p.synthetic(dst.Addr()); name != "" || ours && len(rules.Upstreams) > 0 {
 		if name == "" {
-			return policy.Deny("it is an address that stands for a name, and was given out for none"), ""
+			return policy.Deny("it is an address that stands for a name, and was given out for none (synthetic PREFIX has others for that)"), ""
 		}
 		return rules.Decide(policy.Flow{Proto: proto, Port: dst.Port(), Name: name, Pinned: true}), name
 	}

@@ -203,11 +203,15 @@ func (p *Proxy) chain(name string) *Chain {
 
 var noChain = new(Chain)
 
-// failure is the error of a chain that is not the destination's, for people to
-// read; nil if it is.
-func failure(err error) error {
-	if up, ok := errors.AsType[*errUpstream](err); ok && up.down {
-		return up
+// failure says for people what a chain did, if it failed itself or refuses who asks;
+// "" if the error is the destination's.
+func failure(err error) string {
+	up, ok := errors.AsType[*errUpstream](err)
+	switch {
+	case ok && up.down:
+		return "the upstream failed: " + up.Error()
+	case ok && up.errno == unix.EACCES:
+		return "the upstream refuses it: " + up.Error()
 	}
-	return nil
+	return ""
 }

@@ -45,6 +45,9 @@ func (in *intake) echo(p netns.Packet) {
 		} else if why, ok := unreachable(err); ok && !errors.Is(err, os.ErrDeadlineExceeded) {
 			_ = in.gate.Unreachable(p, why)
 		}
+		if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+			in.deny(&d, policy.Deny("this host does not let its user send echo requests (appfw doctor says how)"))
+		}
 		in.ended(&d, v, int64(len(p.Payload)-8), int64(len(answer)))
 	})
 }

@@ -211,8 +211,8 @@ func (p *Proxy) unconnected(d *decision, err error) {
 	}
 	e.Verdict = e.Verdict.Because(e.Verdict.Reason() + "; connecting failed: " + e.Failed)
 	p.Log(e)
-	if failed := failure(err); failed != nil {
-		p.deny(d, policy.Deny("the upstream failed: "+failed.Error()))
+	if failed := failure(err); failed != "" {
+		p.deny(d, policy.Deny(failed))
 	}
 }
 

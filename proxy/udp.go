@@ -182,8 +182,8 @@ func (in *intake) openUDP(k flowKey, f *udpFlow, first netns.Packet) {
 		}
 	default:
 		why, _ := unreachable(err)
-		if failed := failure(err); failed != nil {
-			in.deny(&f.decision, policy.Deny("the upstream failed: "+failed.Error()))
+		if failed := failure(err); failed != "" {
+			in.deny(&f.decision, policy.Deny(failed))
 		}
 		for _, p := range waiting {
 			switch {

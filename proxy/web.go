@@ -73,7 +73,11 @@ func (e *Explicit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if given && !c.enter(user, password) || !given && !c.open() {
 		_ = c.SetReadDeadline(time.Now().Add(greetTime)) // for the rest of the request
 		w.Header().Set("Proxy-Authenticate", `Basic realm="appfw"`)
-		http.Error(w, "appfw: it needs a user and a password", http.StatusProxyAuthRequired)
+		why := "appfw: it needs a user and a password"
+		if given {
+			why = "appfw: the user or the password is wrong"
+		}
+		http.Error(w, why, http.StatusProxyAuthRequired)
 		return
 	}
 	c.greeted()

@@ -195,7 +195,11 @@ func programsOf(path string) writers {
 func noNamespace(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ESRCH):
-		return fmt.Errorf("there is no namespace at %s", path)
+		hint := ""
+		if named, nerr := netns.NamedPath(path); nerr == nil && isNamespace(named) {
+			hint = fmt.Sprintf(" (did you mean --netns %s?)", named)
+		}
+		return fmt.Errorf("there is no namespace at %s%s", path, hint)
 	case errors.Is(err, unix.EINVAL):
 		return fmt.Errorf("%s is not a network namespace", path)
 	case os.Geteuid() != 0 && (errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EPERM)):

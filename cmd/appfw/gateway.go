@@ -117,6 +117,9 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 		}
 		return &exitError{exitNotExecutable, exec}
 	}
+	if dir, ok := errors.AsType[*netns.DirError](err); ok {
+		return fmt.Errorf("the command was not run, as its user cannot %w; start appfw in another directory", dir)
+	}
 	if err != nil {
 		return cannotIsolate(err)
 	}

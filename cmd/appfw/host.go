@@ -296,19 +296,22 @@ func appUser(name string) (*netns.User, error) {
 }
 
 // userEnv is the environment for a program that runs as another user than this
-// process: that user's home, and not root's.
+// process: with that user's home, and not root's.
 func userEnv(env []string, u *netns.User) []string {
 	if u == nil || int(u.UID) == os.Geteuid() {
 		return env
 	}
-	entry, err := user.LookupId(strconv.FormatUint(uint64(u.UID), 10))
-	if err != nil {
-		return env // not in passwd(5)
+	uid := strconv.FormatUint(uint64(u.UID), 10)
+	env = slices.DeleteFunc(slices.Clone(env), func(v string) bool {
+		name, value, _ := strings.Cut(v, "=")
+		return name == "USER" || name == "LOGNAME" || name == "XDG_RUNTIME_DIR" && value != "/run/user/"+uid
+	})
+	entry, err := user.LookupId(uid)
+	if err != nil { // not in passwd(5)
+		return setEnv(env, "HOME", "/")
 	}
-	for name, value := range map[string]string{"HOME": entry.HomeDir, "USER": entry.Username, "LOGNAME": entry.Username} {
-		env = setEnv(env, name, value)
-	}
-	return env
+	env = setEnv(env, "HOME", entry.HomeDir)
+	return append(env, "USER="+entry.Username, "LOGNAME="+entry.Username)
 }
 
 // setEnv sets a variable.

@@ -236,6 +236,24 @@ func TestUser(t *testing.T) {
 	if out := w.ok(w.finish(c)); out != "20001\n20001\nCapEff:\t0000000000000000\n" {
 		t.Errorf("by sudo: %q", out)
 	}
+	// Nothing of root's is in the environment, nor is the directory.
+	env := []string{"--", "sh", "-c", `echo "$HOME" "$USER" "$LOGNAME" "$XDG_RUNTIME_DIR"`}
+	for name, want := range map[string]string{"12345": "/   \n", w.Ordinary().Name: fmt.Sprintf("%s %s %[2]s \n", w.Ordinary().Home, w.Ordinary().Name)} {
+		c := w.Command(t.Context(), w.user, program, append([]string{"run", "--user", name}, env...)...)
+		c.Env = append(c.Env, "USER=root", "LOGNAME=root", "XDG_RUNTIME_DIR=/run/user/0")
+		if out := w.ok(w.finish(c)); out != want {
+			t.Errorf("--user %s: %q, not %q", name, out, want)
+		}
+	}
+	private := filepath.Join(w.Dir(), "private")
+	if err := os.Mkdir(private, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c = w.Command(t.Context(), w.user, program, "run", "--user", "nobody", "--", "echo", "ran")
+	c.Dir = private
+	if r := w.finish(c); r.code != 125 || r.stdout != "" || r.stderr != "appfw: the command was not run, as its user cannot enter the directory "+private+": permission denied; start appfw in another directory\n" {
+		t.Errorf("in a directory of root's: %+v", r)
+	}
 	if r := w.run("--user", "nosuchuser", "--", "true"); r.code != 125 {
 		t.Errorf("--user nosuchuser: %+v", r)
 	}

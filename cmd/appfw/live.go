@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"os"
@@ -203,7 +204,11 @@ func (l *live) watch(ctx context.Context, asked <-chan struct{}) {
 			l.report.reloaded("there is no file to read the policy anew from; it is all on the command line")
 			wanted = false
 		case theirs && (wanted || now != read && !told):
-			l.report.reloaded(fmt.Sprintf("the policy was not read anew: the program itself could change %s", path))
+			why := "the program itself could change " + path
+			if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+				why = path + " is not there"
+			}
+			l.report.reloaded("the policy was not read anew: " + why)
 			wanted, told = false, true
 		case !theirs && (wanted || now != read):
 			l.reload()

@@ -41,6 +41,8 @@ func main() {
 		SilenceUsage:  true,
 	}
 	root.AddCommand(newRun(), newServe(), newNetns(), newAttach(), newSystemd(), newGateway(), newWhy(), newSuggest(), newDoctor(), newProbe())
+	root.Args = knownCommand
+	root.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 	root.SetFlagErrorFunc(unknownFlag)
 	os.Exit(exitCode(root.Execute()))
 }
@@ -52,6 +54,23 @@ func version() string {
 		return "unknown"
 	}
 	return info.Main.Version + " " + info.GoVersion
+}
+
+// knownCommand refuses what is no command.
+func knownCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	var names []string
+	for _, sub := range c.Commands() {
+		if sub.IsAvailableCommand() {
+			names = append(append(names, sub.Name()), sub.Aliases...)
+		}
+	}
+	if hint := policy.Nearest(args[0], names); hint != "" {
+		return fmt.Errorf("%.80q is no command (did you mean %s?)", args[0], hint)
+	}
+	return fmt.Errorf("%.80q is no command (appfw --help lists them)", args[0])
 }
 
 // unknownFlag adds to an error the flag that was probably meant.

@@ -212,6 +212,7 @@ func listenTCP(s string, beyond bool) (net.Listener, error) {
 	}
 	lc := net.ListenConfig{KeepAlive: time.Minute}
 	lc.SetMultipathTCP(false)
+	at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 	network := "tcp6" // and not IPv4 besides, as of package net's "tcp" with either 0.0.0.0 or ::
 	if at.Addr().Is4() {
 		network = "tcp4"
@@ -313,6 +314,9 @@ func (s *service) reload() {
 		}
 	}
 	for _, t := range s.tenants {
+		if s.flags.users != "" && len(t.rules.current.Load().files) == 0 {
+			continue // it is all on the command line, and something has been said
+		}
 		select {
 		case t.asked <- struct{}{}:
 		default: // it has been asked

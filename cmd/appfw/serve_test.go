@@ -161,6 +161,25 @@ func TestServeLogRotated(t *testing.T) {
 	})
 }
 
+// It listens where it is told to, and not at all addresses of the other family besides.
+func TestServeListens(t *testing.T) {
+	w := newWorld(t)
+	for listen, other := range map[string]string{"0.0.0.0:1080": "[::1]:1080", "[::]:1080": "127.0.0.1:1080"} {
+		s := w.serve("--listen", listen, "--anyone", "--allow", "example.com")
+		s.says("appfw: serving SOCKS and HTTP at " + listen + "\n")
+		if c, err := w.DialFromHost("tcp", other); err == nil {
+			c.Close()
+			t.Errorf("--listen %s: %s is open", listen, other)
+		}
+		s.stop()
+	}
+	s := w.serve("--listen", "0.0.0.0:1080", "--listen", "[::]:1080", "--anyone", "--allow", "example.com")
+	for _, by := range []string{"127.0.0.1", "[::1]"} {
+		wants(t, w.ok(w.curl("-x", "socks5h://"+by+":1080", "http://example.com/")), "hello")
+	}
+	s.stop()
+}
+
 // The proxy is no way to the host's loopback, nor to itself.
 func TestServeHost(t *testing.T) {
 	both(t, func(w *world) {
@@ -233,7 +252,7 @@ func TestServeWrong(t *testing.T) {
 			"--listen localhost:1080: it is neither ADDR:PORT":                                   {"--listen", "localhost:1080"},
 			"--listen unix:: a socket needs a path":                                              {"--listen", "unix:"},
 			"--listen unix:" + file + ": listen unix " + file + ": bind: address already in use": {"--listen", "unix:" + file},
-			"--listen 127.0.0.1:1090: listen tcp 127.0.0.1:1090: bind: address already in use":   {"--listen", "127.0.0.1:1080", "--listen", "127.0.0.1:1090"},
+			"--listen 127.0.0.1:1090: listen tcp4 127.0.0.1:1090: bind: address already in use":   {"--listen", "127.0.0.1:1080", "--listen", "127.0.0.1:1090"},
 			`serve runs no command: "curl" is too much (appfw run does)`:                         {"--listen", "127.0.0.1:1080", "curl"},
 			"is where appfw itself listens":                                                      {"--listen", "127.0.0.1:1080", "--upstream", "socks5h://localhost:1080"},
 			"isolate process: a client's processes are not known":                                {"--listen", "127.0.0.1:1080", "--upstream", "tor", "--isolate", "process"},

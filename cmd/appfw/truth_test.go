@@ -112,6 +112,19 @@ func TestUDP(t *testing.T) {
 	})
 }
 
+// Where the host forbids its users echo requests, appfw says so.
+func TestPingForbidden(t *testing.T) {
+	w := newWorld(t)
+	w.ok(w.finish(w.Command(t.Context(), w.Root(), "sh", "-c", "echo 1 0 >/proc/sys/net/ipv4/ping_group_range")))
+	w.user = w.Ordinary()
+	r := w.run("--allow", "example.com", "--", "ping", "-4", "-c", "2", "-i", "0.2", "-W", "2", "example.com")
+	w.denied(r, "appfw: denied icmp example.com: this host does not let its user send echo requests (appfw doctor says how)\n")
+	if strings.Count(r.stderr, "appfw:") != 1 {
+		t.Errorf("%s", r.stderr)
+	}
+	w.untouched(w.example)
+}
+
 func TestPing(t *testing.T) {
 	both(t, func(w *world) {
 		wants(t, w.ok(w.run("--allow", "example.com", "--", "ping", "-4", "-c", "3", "-i", "0.2", "-W", "2", "example.com")), "3 received")

@@ -385,7 +385,9 @@ func (f *unitFlags) executable() (path string, err error) {
 	}
 	if dir := unseen(path); dir != "" && f.here() {
 		if f.dryRun {
-			return "/usr/local/bin/appfw", nil
+			const installed = "/usr/local/bin/appfw"
+			fmt.Fprintf(os.Stderr, "appfw: note: units cannot start %s, as they have no %s; shown is %s, where make install puts it\n", printable(path), dir, installed)
+			return installed, nil
 		}
 		return "", fmt.Errorf("units cannot start %s, as they have no %s; install it (sudo make install) or say what they are to start (--program)", path, dir)
 	}
