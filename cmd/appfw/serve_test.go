@@ -252,7 +252,7 @@ func TestServeWrong(t *testing.T) {
 			"--listen localhost:1080: it is neither ADDR:PORT":                                   {"--listen", "localhost:1080"},
 			"--listen unix:: a socket needs a path":                                              {"--listen", "unix:"},
 			"--listen unix:" + file + ": listen unix " + file + ": bind: address already in use": {"--listen", "unix:" + file},
-			"--listen 127.0.0.1:1090: listen tcp4 127.0.0.1:1090: bind: address already in use":   {"--listen", "127.0.0.1:1080", "--listen", "127.0.0.1:1090"},
+			"--listen 127.0.0.1:1090: listen tcp4 127.0.0.1:1090: bind: address already in use":  {"--listen", "127.0.0.1:1080", "--listen", "127.0.0.1:1090"},
 			`serve runs no command: "curl" is too much (appfw run does)`:                         {"--listen", "127.0.0.1:1080", "curl"},
 			"is where appfw itself listens":                                                      {"--listen", "127.0.0.1:1080", "--upstream", "socks5h://localhost:1080"},
 			"isolate process: a client's processes are not known":                                {"--listen", "127.0.0.1:1080", "--upstream", "tor", "--isolate", "process"},

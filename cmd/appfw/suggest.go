@@ -170,6 +170,7 @@ func (l *learned) add(rec record) {
 		}
 		f.proto, err = policy.ParseProto(rec.Proto)
 		switch {
+		case rec.Via != defaultVia && strings.Trim(rec.Via, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "": // no name of an upstream
 		case err != nil || name == "" && !f.addr.IsValid() || (f.port == 0) != (f.proto == policy.ICMP):
 		case rec.Event == "close":
 			l.failed[f]++

@@ -4,9 +4,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
+
+	"appfw/policy"
 )
 
 // What a program did with everything open, it can do under the policy that suggest
@@ -54,14 +57,14 @@ func TestSuggest(t *testing.T) {
 		wants(t, made, "allow  example.com:80,443/tcp ", "allow  11.22.0.20:80/tcp ", "allow  11.22.0.30:7/tcp ", "allow  first.example:7/tcp ", "allow  second.example:7/tcp ",
 			"allow  intranet.example:7/tcp ", "allow  10.9.8.7:7/tcp ", "allow  127.0.0.1:5432/tcp ", "allow  www.example.com/icmp ", "allow  "+w.Addr4().String()+":5433/tcp ",
 			"# allow  looked.example ", "# allow  first.example:9/tcp ", "connecting failed", "# allow  third.example:7/tcp ", "# allow  first.example:7/udp ")
-		policy := w.write("made.policy", made)
-		if again := w.ok(w.run(append([]string{"--policy", policy}, program...)...)); again != first {
+		file := w.write("made.policy", made)
+		if again := w.ok(w.run(append([]string{"--policy", file}, program...)...)); again != first {
 			t.Errorf("it said %q, and before %q", again, first)
 		}
 		before := w.Packets(w.other.Addr4()) + w.Packets(w.other.Addr6())
-		w.denied(w.run("--policy", policy, "--", "curl", "-sS", "http://other.example"), "denied dns other.example")
-		w.denied(w.run("--policy", policy, "--", "curl", "-sS", "https://11.22.0.20"), "denied tcp 11.22.0.20:443")
-		w.denied(w.run("--policy", policy, "--", "ncat", "third.example", "7"), "denied dns third.example")
+		w.denied(w.run("--policy", file, "--", "curl", "-sS", "http://other.example"), "denied dns other.example")
+		w.denied(w.run("--policy", file, "--", "curl", "-sS", "https://11.22.0.20"), "denied tcp 11.22.0.20:443")
+		w.denied(w.run("--policy", file, "--", "ncat", "third.example", "7"), "denied dns third.example")
 		if after := w.Packets(w.other.Addr4()) + w.Packets(w.other.Addr6()); after != before {
 			t.Errorf("%d packets", after-before)
 		}
@@ -91,4 +94,51 @@ func TestSuggestUpstream(t *testing.T) {
 			t.Error("the name was asked for")
 		}
 	}
+}
+
+// Whatever a log says, what is made of it is a policy, line by line, that has no other
+// hosts than the log.
+func FuzzSuggest(f *testing.F) {
+	for _, s := range []string{
+		`{"event":"decision","verdict":"allow","direction":"out","proto":"tcp","addr":"10.0.0.5","port":443,"name":"a.example"}`,
+		`{"event":"decision","verdict":"deny","direction":"out","proto":"icmp","addr":"2002:a00:1::1"}` + "\n" + `{"event":"dns","verdict":"allow","direction":"out","name":"any","type":"A"}`,
+		`{"event":"decision","verdict":"allow","direction":"out","proto":"udp","addr":"198.18.0.1","port":53,"name":"*.com","via":"(default)"}`,
+		`{"event":"close","verdict":"allow","direction":"out","proto":"tcp","addr":"::ffff:127.0.0.1%eth0","port":1,"name":"localhost","via":"a b\nallow any","error":"x"}`,
+		`{"event":"decision","verdict":"allow","direction":"out","proto":"tcp","addr":"9.9.9.9","port":1,"via":"a\nallow any"}`,
+		`{"event":"decision","verdict":"allow","direction":"out","proto":"tcp","port":22,"name":"xn--bcher-kva.example","via":"tor"}` + "\n{",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, log string) {
+		l := newLearned()
+		if err := l.read("log", strings.NewReader(log)); err != nil {
+			return
+		}
+		text := l.suggest()
+		for line := range strings.Lines(text) {
+			if !regexp.MustCompile(`^(# [ -~]*|allow  [!-~]+( via=[a-z0-9_-]+)? +# (once|\d+ times)|default  deny|upstream URL)\n$`).MatchString(line) {
+				t.Fatalf("odd line %q", line)
+			}
+		}
+		lines, err := policy.ReadLines("made", strings.NewReader(strings.Replace(text, "\nupstream URL\n", "\nupstream x\n", 1)))
+		if err != nil {
+			t.Fatalf("%v in:\n%s", err, text)
+		}
+		ways := map[string]bool{}
+		for _, line := range lines {
+			if _, via, ok := strings.Cut(line.Arg, " via="); ok && via != policy.Direct && via != "tor" && !ways[via] {
+				ways[via] = true
+				lines = append(lines, policy.Line{Word: "upstream", Arg: via + "=x"})
+			}
+		}
+		p, err := policy.Compile(policy.Config{Lines: lines})
+		if err != nil {
+			t.Fatalf("%v in:\n%s", err, text)
+		}
+		for _, name := range []policy.Name{"example.com", "com", "x.a.example"} {
+			if p.DecideName(name).Allow && !strings.Contains(strings.ToLower(log), string(name)) {
+				t.Fatalf("%s is allowed by:\n%s", name, text)
+			}
+		}
+	})
 }
