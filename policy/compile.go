@@ -32,16 +32,15 @@ type Config struct {
 // words are the lines there are.
 var words = []string{"allow", "allow-suffix", "deny", "default", "policy", "hosts", "dns", "dns-budget", "upstream", "isolate", "synthetic", "allow-unix", "allow-from", "deny-from"}
 
-// Compile compiles a policy. Mistakes are a [*SyntaxError].
+// Compile compiles a policy. Mistakes are [*SyntaxError]s, the first of them joined.
 func Compile(c Config) (*Policy, error) {
 	p := newPolicy()
 	p.from = newPolicy()
 	p.from.ingress = true
 	b := builder{Policy: p, open: c.Open, from: &builder{Policy: p.from, open: c.Open}}
-	for _, line := range c.Lines {
-		if err := b.line(line, 0); err != nil {
-			return nil, err
-		}
+	b.all(c.Lines, 0)
+	if err := b.wrong.err(); err != nil {
+		return nil, err
 	}
 	for _, via := range b.vias {
 		if name := via.Arg; name != Direct && p.Upstreams[name] == nil && name != torName {
@@ -70,10 +69,20 @@ type builder struct {
 	allows     bool     // there is an allow rule
 	vias       []Line   // what rules have after via=
 	defaultPos *Pos
+	wrong      mistakes // of all lines
 }
 
 // maxDepth bounds how deep policy files may include others.
 const maxDepth = 8
+
+// all takes in lines, and gathers what is wrong with them.
+func (b *builder) all(lines []Line, depth int) {
+	for _, line := range lines {
+		if !b.wrong.add(b.line(line, depth)) {
+			return
+		}
+	}
+}
 
 func (b *builder) line(l Line, depth int) error {
 	switch l.Word {
@@ -194,11 +203,7 @@ func (b *builder) include(l Line, depth int) error {
 	if err != nil {
 		return err
 	}
-	for _, line := range lines {
-		if err := b.line(line, depth+1); err != nil {
-			return err
-		}
-	}
+	b.all(lines, depth+1)
 	return nil
 }
 

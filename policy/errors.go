@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -45,6 +46,22 @@ func (e *SyntaxError) Error() string {
 	}
 	return b.String()
 }
+
+// maxMistakes are told at once.
+const maxMistakes = 10
+
+// mistakes gathers errors, so that all can be mended together.
+type mistakes []error
+
+// add takes in an error, or nil; false if there are enough.
+func (m *mistakes) add(err error) bool {
+	if err != nil {
+		*m = append(*m, err)
+	}
+	return len(*m) < maxMistakes
+}
+
+func (m mistakes) err() error { return errors.Join(m...) }
 
 // wordError is a SyntaxError of which the position is not known yet.
 type wordError struct{ word, msg, hint string }

@@ -149,11 +149,13 @@ func parseEntry(s string) (host, error) {
 // likeAddress tells whether s may be an address.
 func likeAddress(s string) bool { return isDigit(s[0]) || strings.Count(s, ":") > 1 }
 
-// eachLine calls fn with each line and its number from 1.
+// eachLine calls fn with each line and its number from 1. Of its errors, the first
+// are returned, joined.
 func eachLine(name string, r io.Reader, fn func(text string, number int) error) error {
 	s := bufio.NewScanner(r)
 	s.Buffer(make([]byte, 0, 4096), maxLine)
 	s.Split(manyLines)
+	var wrong mistakes
 	number := 0
 	for s.Scan() {
 		for text := range strings.Lines(s.Text()) {
@@ -161,18 +163,18 @@ func eachLine(name string, r io.Reader, fn func(text string, number int) error) 
 			if number == 1 {
 				text = strings.TrimPrefix(text, "\ufeff")
 			}
-			if err := fn(strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r"), number); err != nil {
-				return err
+			if !wrong.add(fn(strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r"), number)) {
+				return wrong.err()
 			}
 		}
 	}
 	switch err := s.Err(); {
 	case errors.Is(err, bufio.ErrTooLong):
-		return &SyntaxError{Pos: Pos{File: name, Line: number + 1, Column: 1}, Msg: fmt.Sprintf("the line is longer than %d bytes", maxLine)}
+		wrong.add(&SyntaxError{Pos: Pos{File: name, Line: number + 1, Column: 1}, Msg: fmt.Sprintf("the line is longer than %d bytes", maxLine)})
 	case err != nil:
-		return fmt.Errorf("read %s: %w", name, err)
+		wrong.add(fmt.Errorf("read %s: %w", name, err))
 	}
-	return nil
+	return wrong.err()
 }
 
 // manyLines is a [bufio.SplitFunc] for as many whole lines as are there.

@@ -102,6 +102,9 @@ func TestFiles(t *testing.T) {
 		"/lists/x":  "x.example",
 		"etc/ads":   "\n0.0.0.0 ads.example",
 		"loop":      "policy loop",
+		"loops":     strings.Repeat("policy loops\n", 100),
+		"two":       "allow 10.0.0.1/8\npolicy bad\nallow x\ndeny y,y\n",
+		"forms":     "alow\nallow x\ndeny\n",
 		"bad":       "allow x\nallow a.example:http",
 		"worse":     "policy bad",
 		"missing":   "policy no/such",
@@ -124,8 +127,14 @@ func TestFiles(t *testing.T) {
 			t.Errorf("%s: %+v, want %s", name, v, want)
 		}
 	}
+	if _, err := Compile(Config{Lines: word("policy", "loops"), Open: fsys.open}); strings.Count(errText(err), "include each other more than 8 deep") != maxMistakes {
+		t.Errorf("loops: %v", err)
+	}
 	for _, tt := range []struct{ word, arg, want string }{
 		{"policy", "loop", `loop:1:8: "loop": policy files include each other more than 8 deep`},
+		{"policy", "two", `two:1:7: "10.0.0.1/8": prefix has host bits set (did you mean 10.0.0.0/8 or 10.0.0.1?)` + "\n" +
+			`bad:2:17: "http": port is not a number from 1 to 65535 (did you mean 80?)` + "\n" + `two:4:6: "y,y": only one host stands in a destination; write one for each`},
+		{"policy", "forms", `forms:1:1: "alow": something must follow this word` + "\n" + `forms:3:1: "deny": something must follow this word`},
 		{"policy", "worse", `bad:2:17: "http": port is not a number from 1 to 65535 (did you mean 80?)`},
 		{"policy", "missing", `missing:1:8: "no/such": cannot open "no/such": file does not exist`},
 		{"policy", "", `--policy: empty file name`},

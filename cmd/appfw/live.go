@@ -236,7 +236,7 @@ func (l *live) reload() {
 		err = errors.New("without an allow-from, all could come to published ports that no rule denies; write allow-from any if that is meant")
 	}
 	if err != nil {
-		l.report.reloaded("the policy stays as it was: " + err.Error())
+		l.report.reloaded("the policy stays as it was: " + firstMistake(err))
 		return
 	}
 	same := func(a, b []policy.Line) bool {
@@ -254,6 +254,15 @@ func (l *live) reload() {
 	l.proxy.Guard.Forget()
 	l.proxy.Recheck()
 	l.report.reloaded("the policy was read anew")
+}
+
+// firstMistake is an error in one line.
+func firstMistake(err error) string {
+	first, _, more := strings.Cut(err.Error(), "\n")
+	if more {
+		first += " (and others)"
+	}
+	return first
 }
 
 // stamps tells states of files apart.

@@ -305,7 +305,7 @@ func (s *service) check(l *loaded) error {
 func (s *service) reload() {
 	if s.flags.users != "" {
 		if err := s.readUsers(); err != nil {
-			s.report.reloaded("the users stay as they were: " + err.Error())
+			s.report.reloaded("the users stay as they were: " + firstMistake(err))
 		} else {
 			for _, t := range s.tenants {
 				t.rules.proxy.Recheck() // cuts those of users who are gone
