@@ -349,11 +349,11 @@ func (p *Policy) DecideAnswer(n Name, aliases []Name, a netip.Addr) Verdict {
 // decideSome decides on a flow of which the protocol and port are open: allowed
 // if one is.
 func (p *Policy) decideSome(f Flow) (v Verdict) {
-	first := true
+	first, shuts := true, false // shuts: v is by a rule that shuts what another one opens
 	p.eachFlow(f, func(_ Flow, d Verdict, opened bool) bool {
-		// Rather that the address is special, or the rule that shuts what another one opens.
-		if d.Allow || first || v.rule == nil && !v.special && (d.special || d.rule != nil && opened) {
-			v = d
+		// Rather such a rule, or that the address is special, than what shuts the rest.
+		if d.Allow || first || !v.special && !shuts && (d.special || d.rule != nil && opened) {
+			v, shuts = d, d.rule != nil && opened
 		}
 		first = false
 		return d.Allow

@@ -454,9 +454,11 @@ func TestISATAP(t *testing.T) {
 func TestSpecialReason(t *testing.T) {
 	want := "the name leads to a private address, which no rule allows (to allow: --allow 10.1.2.3)"
 	for _, allow := range []string{"x.example", "x.example:443", "x.example:443/tcp", "*.example:8000-9000"} {
-		p := compile(t, "allow "+allow+"\ndeny any/udp")
-		if v := p.DecideAnswer("x.example", nil, netip.MustParseAddr("10.1.2.3")); v.String() != want {
-			t.Errorf("allow %s: %s", allow, v)
+		for _, deny := range []string{"any/udp", "any:1-25"} {
+			p := compile(t, "allow "+allow+"\ndeny "+deny)
+			if v := p.DecideAnswer("x.example", nil, netip.MustParseAddr("10.1.2.3")); v.String() != want {
+				t.Errorf("allow %s, deny %s: %s", allow, deny, v)
+			}
 		}
 	}
 }
