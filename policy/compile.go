@@ -45,10 +45,13 @@ func Compile(c Config) (*Policy, error) {
 	for _, via := range b.vias {
 		if name := via.Arg; name != Direct && p.Upstreams[name] == nil && name != torName {
 			names := append(slices.Sorted(maps.Keys(p.Upstreams)), Direct, torName)
-			return nil, &SyntaxError{Pos: via.Pos, Word: name, Msg: "there is no upstream of this name", Hint: Nearest(name, names)}
+			b.wrong.add(&SyntaxError{Pos: via.Pos, Word: name, Msg: "there is no upstream of this name", Hint: Nearest(name, names)})
 		} else if name == torName && p.Upstreams[name] == nil {
 			p.Upstreams[torName] = []Line{{Word: "upstream", Arg: torName, Pos: via.Pos}}
 		}
+	}
+	if err := b.wrong.err(); err != nil {
+		return nil, err
 	}
 	p.ancestors.fit()
 	if b.defaultPos == nil {
@@ -69,11 +72,15 @@ type builder struct {
 	allows     bool     // there is an allow rule
 	vias       []Line   // what rules have after via=
 	defaultPos *Pos
+	files      int      // that were included
 	wrong      mistakes // of all lines
 }
 
-// maxDepth bounds how deep policy files may include others.
-const maxDepth = 8
+// maxDepth bounds how deep policy files may include others, maxFiles how many.
+const (
+	maxDepth = 8
+	maxFiles = 1000
+)
 
 // all takes in lines, and gathers what is wrong with them.
 func (b *builder) all(lines []Line, depth int) {
@@ -143,7 +150,11 @@ func (b *builder) line(l Line, depth int) error {
 	}
 	pos := l.Pos
 	pos.Column = l.Start
-	return &SyntaxError{Pos: pos, Word: l.Word, Msg: "unknown word", Hint: Nearest(l.Word, words)}
+	return unknownWord(pos, l.Word)
+}
+
+func unknownWord(pos Pos, word string) error {
+	return &SyntaxError{Pos: pos, Word: word, Msg: "unknown word", Hint: Nearest(word, words)}
 }
 
 // synthetic sets the prefix of one family. It has room for a few hundred names at
@@ -194,16 +205,18 @@ func (b *builder) include(l Line, depth int) error {
 	if depth == maxDepth {
 		return &SyntaxError{Pos: l.Pos, Word: l.Arg, Msg: fmt.Sprintf("policy files include each other more than %d deep", maxDepth)}
 	}
+	if b.files++; b.files > maxFiles {
+		return &SyntaxError{Pos: l.Pos, Word: l.Arg, Msg: fmt.Sprintf("policy files are included more than %d times", maxFiles)}
+	}
 	f, name, err := b.openFile(l, l.Arg)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	lines, err := ReadLines(name, f)
-	if err != nil {
-		return err
+	if b.wrong.add(err) {
+		b.all(lines, depth+1)
 	}
-	b.all(lines, depth+1)
 	return nil
 }
 

@@ -53,9 +53,13 @@ const maxMistakes = 10
 // mistakes gathers errors, so that all can be mended together.
 type mistakes []error
 
-// add takes in an error, or nil; false if there are enough.
+// add takes in an error, be it of several, or nil; false if there are enough.
 func (m *mistakes) add(err error) bool {
-	if err != nil {
+	if several, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, one := range several.Unwrap() {
+			m.add(one)
+		}
+	} else if err != nil && len(*m) < maxMistakes {
 		*m = append(*m, err)
 	}
 	return len(*m) < maxMistakes

@@ -351,8 +351,8 @@ func (p *Policy) DecideAnswer(n Name, aliases []Name, a netip.Addr) Verdict {
 func (p *Policy) decideSome(f Flow) (v Verdict) {
 	first, shuts := true, false // shuts: v is by a rule that shuts what another one opens
 	p.eachFlow(f, func(_ Flow, d Verdict, opened bool) bool {
-		// Rather such a rule, or that the address is special, than what shuts the rest.
-		if d.Allow || first || !v.special && !shuts && (d.special || d.rule != nil && opened) {
+		// Rather that the address is special, or else such a rule, than what shuts the rest.
+		if d.Allow || first || !v.special && (d.special || !shuts && d.rule != nil && opened) {
 			v, shuts = d, d.rule != nil && opened
 		}
 		first = false

@@ -27,6 +27,7 @@ const maxLine = 64 << 10
 
 // ReadLines reads a policy file: a word and its argument a line; a word that
 // starts with "#" starts a comment. It checks the form of lines; Compile what they say.
+// Beside an error, it returns the lines that are well-formed.
 func ReadLines(name string, r io.Reader) ([]Line, error) {
 	var lines []Line
 	err := eachLine(name, r, func(text string, number int) error {
@@ -39,17 +40,16 @@ func ReadLines(name string, r io.Reader) ([]Line, error) {
 		case strings.HasPrefix(fields[0].text, "--"):
 			pos.Column = fields[0].column
 			return &SyntaxError{Pos: pos, Word: fields[0].text, Msg: "a policy file has the flags without dashes", Hint: Nearest(strings.TrimLeft(fields[0].text, "-"), words)}
+		case !slices.Contains(words, fields[0].text):
+			pos.Column = fields[0].column
+			return unknownWord(pos, fields[0].text)
 		case len(fields) == 1:
 			pos.Column = fields[0].column
 			return &SyntaxError{Pos: pos, Word: fields[0].text, Msg: "something must follow this word"}
 		case len(fields) == 3 && strings.HasPrefix(fields[2].text, "via=") && slices.Contains(words[:3], fields[0].text): // of rules
 		case len(fields) > 2:
-			if !slices.Contains(words, fields[0].text) {
-				pos.Column = fields[0].column
-				return &SyntaxError{Pos: pos, Word: fields[0].text, Msg: "unknown word", Hint: Nearest(fields[0].text, words)}
-			}
 			pos.Column = fields[2].column
-			if fields[0].text == "upstream" && strings.Contains(text, "@") { // it may be of a password
+			if fields[0].text == "upstream" && strings.Contains(fields[len(fields)-1].text, "@") { // it may be of a password
 				return &SyntaxError{Pos: pos, Msg: "no blank stands in an upstream; write %20 for one"}
 			}
 			return &SyntaxError{Pos: pos, Word: fields[2].text, Msg: "only one thing may follow the word; give each destination a line"}

@@ -95,20 +95,27 @@ func TestReadList(t *testing.T) {
 
 func TestFiles(t *testing.T) {
 	fsys := files{
-		"main":      "policy etc/a\nallow b.example",
-		"etc/a":     "policy sub/c # beside etc/a\ndeny @ads\n",
-		"etc/sub/c": "policy /abs",
-		"/abs":      "allow abs.example\ndeny @lists/x",
-		"/lists/x":  "x.example",
-		"etc/ads":   "\n0.0.0.0 ads.example",
-		"loop":      "policy loop",
-		"loops":     strings.Repeat("policy loops\n", 100),
-		"two":       "allow 10.0.0.1/8\npolicy bad\nallow x\ndeny y,y\n",
-		"forms":     "alow\nallow x\ndeny\n",
-		"bad":       "allow x\nallow a.example:http",
-		"worse":     "policy bad",
-		"missing":   "policy no/such",
-		"badlist":   "ok.example\nno way",
+		"main":       "policy etc/a\nallow b.example",
+		"etc/a":      "policy sub/c # beside etc/a\ndeny @ads\n",
+		"etc/sub/c":  "policy /abs",
+		"/abs":       "allow abs.example\ndeny @lists/x",
+		"/lists/x":   "x.example",
+		"etc/ads":    "\n0.0.0.0 ads.example",
+		"loop":       "policy loop",
+		"many":       strings.Repeat("policy many1\n", 100),
+		"many1":      strings.Repeat("policy many2\n", 100),
+		"many2":      strings.Repeat("policy abs.policy\n", 100),
+		"abs.policy": "allow x.example\n",
+		"includes":   strings.Repeat("policy wrong\ndeny @badlists\n", 10),
+		"wrong":      strings.Repeat("alow\n", 20),
+		"badlists":   strings.Repeat("no way\n", 20),
+		"loops":      strings.Repeat("policy loops\n", 100),
+		"two":        "allow 10.0.0.1/8\npolicy bad\nallow x\ndeny y,y\n",
+		"forms":      "alow\nallow x\ndeny\n",
+		"bad":        "allow x\nallow a.example:http",
+		"worse":      "policy bad",
+		"missing":    "policy no/such",
+		"badlist":    "ok.example\nno way",
 	}
 	word := func(word, arg string) []Line { return []Line{{word, arg, Pos{"--" + word, 0, 1}, 1}} }
 	p, err := Compile(Config{Lines: word("policy", "main"), Open: fsys.open})
@@ -127,14 +134,20 @@ func TestFiles(t *testing.T) {
 			t.Errorf("%s: %+v, want %s", name, v, want)
 		}
 	}
+	if _, err := Compile(Config{Lines: word("policy", "includes"), Open: fsys.open}); strings.Count(errText(err), "\n") != maxMistakes-1 {
+		t.Errorf("many mistakes in many files: %v", err)
+	}
 	if _, err := Compile(Config{Lines: word("policy", "loops"), Open: fsys.open}); strings.Count(errText(err), "include each other more than 8 deep") != maxMistakes {
 		t.Errorf("loops: %v", err)
+	}
+	if _, err := Compile(Config{Lines: word("policy", "many"), Open: fsys.open}); !strings.Contains(errText(err), "policy files are included more than 1000 times") {
+		t.Errorf("many includes: %v", err)
 	}
 	for _, tt := range []struct{ word, arg, want string }{
 		{"policy", "loop", `loop:1:8: "loop": policy files include each other more than 8 deep`},
 		{"policy", "two", `two:1:7: "10.0.0.1/8": prefix has host bits set (did you mean 10.0.0.0/8 or 10.0.0.1?)` + "\n" +
 			`bad:2:17: "http": port is not a number from 1 to 65535 (did you mean 80?)` + "\n" + `two:4:6: "y,y": only one host stands in a destination; write one for each`},
-		{"policy", "forms", `forms:1:1: "alow": something must follow this word` + "\n" + `forms:3:1: "deny": something must follow this word`},
+		{"policy", "forms", `forms:1:1: "alow": unknown word (did you mean allow?)` + "\n" + `forms:3:1: "deny": something must follow this word`},
 		{"policy", "worse", `bad:2:17: "http": port is not a number from 1 to 65535 (did you mean 80?)`},
 		{"policy", "missing", `missing:1:8: "no/such": cannot open "no/such": file does not exist`},
 		{"policy", "", `--policy: empty file name`},

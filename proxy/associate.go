@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"net/url"
 	"time"
+
+	"appfw/policy"
 )
 
 // Of SOCKS5 (RFC 1928).
@@ -128,10 +130,16 @@ func associate(conn net.Conn, user *url.Userinfo, given bool) (netip.AddrPort, e
 		return none, err
 	}
 	addr, _ := netip.AddrFromSlice(where[:size])
-	if tcp, ok := conn.RemoteAddr().(*net.TCPAddr); ok && addr.IsUnspecified() {
-		addr = tcp.AddrPort().Addr()
+	addr = addr.Unmap()
+	its := addrPort(conn.RemoteAddr()).Addr() // invalid: a socket of this host's
+	switch {
+	case addr.IsUnspecified() && its.IsValid():
+		addr = its
+	case its.IsValid() && !its.IsLoopback() && addr != its && (policy.Special(addr) != "" || onThisHost(addr)):
+		// What the program sends must not go where the proxy's owner points it.
+		return none, fmt.Errorf("it relays at %v, which is not its own address", addr)
 	}
-	return netip.AddrPortFrom(addr.Unmap(), binary.BigEndian.Uint16(where[size:])), nil
+	return netip.AddrPortFrom(addr, binary.BigEndian.Uint16(where[size:])), nil
 }
 
 // ask writes and then reads what fills answer.

@@ -168,6 +168,7 @@ func FuzzPayload(f *testing.F) {
 type said struct {
 	net.Conn
 	io.Reader
+	from string // "": the loopback
 }
 
 func (s said) Read(b []byte) (int, error)       { return s.Reader.Read(b) }
@@ -175,7 +176,41 @@ func (s said) Write(b []byte) (int, error)      { return len(b), nil }
 func (s said) SetDeadline(time.Time) error      { return nil }
 func (s said) SetWriteDeadline(time.Time) error { return nil }
 func (s said) RemoteAddr() net.Addr {
+	if s.from != "" {
+		return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s.from))
+	}
 	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:1080"))
+}
+
+// A proxy elsewhere cannot have what the program sends delivered to this host or its
+// neighbours.
+func TestAssociateRelay(t *testing.T) {
+	for _, tt := range []struct {
+		from, relay string
+		ok          bool
+	}{
+		{"11.0.0.2:1080", "0.0.0.0", true},
+		{"11.0.0.2:1080", "11.0.0.2", true},
+		{"11.0.0.2:1080", "11.0.0.3", true},
+		{"10.0.0.2:1080", "10.0.0.2", true},
+		{"11.0.0.2:1080", "127.0.0.1", false},
+		{"11.0.0.2:1080", "127.9.9.9", false},
+		{"11.0.0.2:1080", "10.0.0.2", false},
+		{"10.0.0.2:1080", "10.0.0.3", false},
+		{"11.0.0.2:1080", "169.254.169.254", false},
+		{"127.0.0.1:1080", "127.0.0.1", true},
+	} {
+		relay := netip.MustParseAddr(tt.relay)
+		answer := "\x05\x00\x05\x00\x00\x01" + string(relay.AsSlice()) + "\x12\x34"
+		at, err := associate(said{Reader: strings.NewReader(answer), from: tt.from}, nil, false)
+		want := relay
+		if relay.IsUnspecified() {
+			want = netip.MustParseAddrPort(tt.from).Addr()
+		}
+		if (err == nil) != tt.ok || tt.ok && at != netip.AddrPortFrom(want, 0x1234) {
+			t.Errorf("%s relays at %s: %v, %v", tt.from, tt.relay, at, err)
+		}
+	}
 }
 
 // FuzzProxyAnswers: whatever a proxy says is understood or an error with an errno,

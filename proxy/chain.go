@@ -198,12 +198,12 @@ type errUpstream struct {
 	down  bool  // it is the chain's own failure, not the destination's
 }
 
-func (e *errUpstream) Error() string { return e.hop + ": " + e.cause().Error() }
+func (e *errUpstream) Error() string { return e.hop + ": " + e.cause() }
 func (e *errUpstream) Unwrap() error { return e.errno }
 
-func (e *errUpstream) cause() error {
+func (e *errUpstream) cause() string {
 	if e.err == nil {
-		return e.errno
+		return e.errno.Error()
 	}
 	return plain(e.err)
 }
@@ -217,14 +217,27 @@ func upstreamFailed(ctx context.Context, hop string, err error) error {
 	return &errUpstream{hop, unix.ENETUNREACH, err, true}
 }
 
-// plain takes from a network error what is said around it already.
-func plain(err error) error {
+// plain is what an error says, without what is said around it already: a line of moderate
+// length, as the other side may have had its say in it (a certificate's names).
+func plain(err error) string {
 	var op *net.OpError
 	if errors.As(err, &op) {
-		return op.Err
+		err = op.Err
 	}
-	return err
+	text := strings.Map(func(r rune) rune {
+		if !strconv.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, err.Error())
+	if len(text) > maxErrorText {
+		text = strings.ToValidUTF8(text[:maxErrorText], "") + "…"
+	}
+	return text
 }
+
+// maxErrorText bounds what is told of an error, in bytes.
+const maxErrorText = 300
 
 // Dial connects to host:port beyond the end of the chain; host is a name or an
 // address. Connections that are to share no circuit of Tor's differ in isolation.
@@ -255,7 +268,7 @@ func (c *Chain) Dial(ctx context.Context, isolation, host string, port uint16) (
 				return nil, upstreamFailed(ctx, h.text, err)
 			}
 			if failed.hop = h.text; i+1 < len(c.hops) && !failed.down { // the next proxy is not there
-				failed.err = fmt.Errorf("it cannot reach %s: %w", c.hops[i+1].text, failed.cause())
+				failed.err = fmt.Errorf("it cannot reach %s: %s", c.hops[i+1].text, failed.cause())
 				failed.errno, failed.down = unix.ENETUNREACH, true
 			}
 			return nil, failed
@@ -437,7 +450,7 @@ func connectHTTP(ctx context.Context, conn net.Conn, target string, user *url.Us
 		if len(answer) > maxConnectHead {
 			return errors.New("the head of its response does not end")
 		}
-		if _, err := io.ReadFull(conn, b[:]); err == io.EOF {
+		if _, err := io.ReadFull(conn, b[:]); err == io.EOF && len(answer) == 0 {
 			return errors.New("it hangs up without an answer; is it an HTTP proxy?")
 		} else if err != nil {
 			return err
@@ -455,7 +468,7 @@ func connectHTTP(ctx context.Context, conn net.Conn, target string, user *url.Us
 		return nil
 	case status == "407", status == "401":
 		return &errUpstream{errno: unix.EACCES, err: errCredentials(user != nil), down: true}
-	case status[0] == '4':
+	case status == "400", status == "403", status == "405":
 		return &errUpstream{errno: unix.EACCES, err: fmt.Errorf("it answers %q", status)}
 	}
 	return &errUpstream{errno: unix.EHOSTUNREACH, err: fmt.Errorf("it answers %q", status)}

@@ -24,6 +24,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -166,9 +167,11 @@ func TestChainAnswers(t *testing.T) {
 		{"a short number", "http", []string{"HTTP/1.1 2\r\n\r\n"}, unix.ENETUNREACH, down, "no HTTP proxy"},
 		{"HTTP/2", "http", []string{"HTTP/2 200\r\n\r\n"}, unix.ENETUNREACH, down, "no HTTP proxy"},
 		{"an SSH server", "http", []string{"SSH-2.0-OpenSSH 200\r\n\r\n"}, unix.ENETUNREACH, down, "no HTTP proxy"},
-		{"too many requests", "http", []string{"HTTP/1.1 429 Slowly\r\n\r\n"}, unix.EACCES, false, "429"},
-		{"a SOCKS server", "http", []string{"\x05\xff"}, unix.ENETUNREACH, down, "is it an HTTP proxy?"},
-		{"half a head", "http", []string{"HTTP/1.1 200 OK\r\nX: "}, unix.ENETUNREACH, down, "hangs up"},
+		{"no CONNECT", "http", []string{"HTTP/1.1 405 No\r\n\r\n"}, unix.EACCES, false, "405"},
+		{"too many requests", "http", []string{"HTTP/1.1 429 Slowly\r\n\r\n"}, unix.EHOSTUNREACH, false, "429"},
+		{"a server that hangs up", "http", []string{""}, unix.ENETUNREACH, down, "is it an HTTP proxy?"},
+		{"a SOCKS server", "http", []string{"\x05\xff"}, unix.ENETUNREACH, down, "EOF"},
+		{"half a head", "http", []string{"HTTP/1.1 200 OK\r\nX: "}, unix.ENETUNREACH, down, "EOF"},
 		{"an endless head", "http", []string{"HTTP/1.1 200 OK\r\n" + strings.Repeat("X: y\r\n", 5000)}, unix.ENETUNREACH, down, "does not end"},
 		{"nothing", "http", nil, unix.ENETUNREACH, down, ""},
 		{"no TLS", "https", []string{"HTTP/1.1 400 Bad Request\r\n\r\n"}, unix.ENETUNREACH, down, "tls"},
@@ -192,6 +195,15 @@ func TestChainAnswers(t *testing.T) {
 				t.Errorf("the password shows: %v", err)
 			}
 		})
+	}
+}
+
+// What a proxy has a say in is a line of moderate length.
+func TestPlain(t *testing.T) {
+	err := fmt.Errorf("certificate is for \x1b[31m%s\n", strings.Repeat("ü.example, ", 1000))
+	text := plain(&net.OpError{Op: "read", Err: err})
+	if len(text) > maxErrorText+len("…") || strings.ContainsAny(text, "\x1b\n") || !utf8.ValidString(text) || !strings.HasPrefix(text, "certificate is for ?[31mü.example, ü") {
+		t.Errorf("%q", text)
 	}
 }
 

@@ -6,10 +6,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"appfw/dnsguard"
 	"appfw/netns"
+	"appfw/netns/tcp"
 	"appfw/policy"
 )
 
@@ -330,19 +332,13 @@ func Among(listeners []netip.AddrPort, dst netip.AddrPort) bool {
 	})
 }
 
-// onThisHost tells whether an address is one of the host's own. The kernel
-// knows: it gives a socket that is connected to such an address that address.
-// Connecting a UDP socket sends nothing. Where it fails, there is no way to the
-// address, and dialling fails in the same way.
+// onThisHost tells whether an address is one of the host's own, by what the kernel
+// does. Where nothing can be sent to it, dialling fails in the same way.
 func onThisHost(a netip.Addr) bool {
-	domain := unix.AF_INET
-	var to unix.Sockaddr
-	if a.Is4() {
-		to = &unix.SockaddrInet4{Addr: a.As4(), Port: port53}
-	} else {
-		domain, to = unix.AF_INET6, &unix.SockaddrInet6{Addr: a.As16(), Port: port53}
-	}
-	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	// To an address of its own, a socket is connected from that, mostly. Connecting
+	// one of UDP sends nothing.
+	to := tcp.Sockaddr(netip.AddrPortFrom(a, port53))
+	fd, err := datagramSocket(a)
 	if err != nil {
 		return false
 	}
@@ -352,9 +348,33 @@ func onThisHost(a netip.Addr) bool {
 	}
 	switch own, _ := unix.Getsockname(fd); own := own.(type) {
 	case *unix.SockaddrInet4:
-		return netip.AddrFrom4(own.Addr) == a
+		if netip.AddrFrom4(own.Addr) == a {
+			return true
+		}
 	case *unix.SockaddrInet6:
-		return netip.AddrFrom16(own.Addr) == a
+		if netip.AddrFrom16(own.Addr) == a {
+			return true
+		}
 	}
-	return false
+	// Of a whole prefix that is the host's, such as 127.0.0.0/8, it may be from another
+	// address. What is not the host's, no socket can have, mostly (ip_nonlocal_bind of
+	// ip(7)); the routes tell.
+	bound, err := datagramSocket(a)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(bound)
+	if unix.Bind(bound, tcp.Sockaddr(netip.AddrPortFrom(a, 0))) != nil {
+		return false
+	}
+	routes, err := netlink.RouteGet(a.AsSlice())
+	return err != nil || slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Type == unix.RTN_LOCAL })
+}
+
+func datagramSocket(to netip.Addr) (fd int, err error) {
+	domain := unix.AF_INET6
+	if to.Is4() {
+		domain = unix.AF_INET
+	}
+	return unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 }

@@ -11,6 +11,18 @@ import (
 	"appfw/policy"
 )
 
+// The whole of 127.0.0.0/8 is this host, though the kernel connects from 127.0.0.1.
+func TestOnThisHost(t *testing.T) {
+	for addr, want := range map[string]bool{
+		"127.0.0.1": true, "127.0.0.2": true, "127.255.255.254": true, "::1": true,
+		"192.0.2.200": false, "11.0.0.1": false, "224.0.0.1": false, "255.255.255.255": false, "2001:db8::200": false, "fe80::1": false,
+	} {
+		if got := onThisHost(netip.MustParseAddr(addr)); got != want {
+			t.Errorf("%s: %v", addr, got)
+		}
+	}
+}
+
 // After another policy, a flow is judged by its address and by every name that it
 // has shown.
 func TestAgain(t *testing.T) {

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"time"
@@ -40,17 +41,25 @@ func (in *intake) echo(p netns.Packet) {
 	in.work.Go(func() {
 		defer func() { <-in.echoes }()
 		answer, err := in.ping(p)
-		if err == nil {
+		switch why, ok := unreachable(err); {
+		case err == nil:
 			_ = in.gate.ReplyEcho(p, answer)
-		} else if why, ok := unreachable(err); ok && !errors.Is(err, os.ErrDeadlineExceeded) {
-			_ = in.gate.Unreachable(p, why)
-		}
-		if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
-			in.deny(&d, policy.Deny("this host does not let its user send echo requests (appfw doctor says how)"))
+		case errors.Is(err, os.ErrDeadlineExceeded):
+		default:
+			if ok {
+				_ = in.gate.Unreachable(p, why)
+			}
+			in.unconnected(&d, err)
+			if errors.Is(err, errNoPing) {
+				in.deny(&d, policy.Deny(errNoPing.Error()+" (appfw doctor says how)"))
+			}
+			return
 		}
 		in.ended(&d, v, int64(len(p.Payload)-8), int64(len(answer)))
 	})
 }
+
+var errNoPing = errors.New("this host does not let its user send echo requests")
 
 // ping sends the echo request from the host and waits for its reply. It returns
 // the reply's data, without identifier and sequence number.
@@ -62,6 +71,9 @@ func (in *intake) ping(p netns.Packet) ([]byte, error) {
 		to = &unix.SockaddrInet6{Addr: p.Dst.Addr().As16()}
 	}
 	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, proto)
+	if err == unix.EACCES || err == unix.EPERM {
+		return nil, fmt.Errorf("%w: %w", errNoPing, err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -197,7 +198,7 @@ func (a *asker) destinations(ctx context.Context, proto policy.Proto, host strin
 	}
 	if addr, err := netip.ParseAddr(host); err == nil {
 		if addr.Zone() != "" {
-			return nil, deny(policy.Deny("addresses with a zone mean nothing to others"), host, netip.Addr{})
+			return nil, deny(policy.Deny("addresses with a zone mean nothing to others"), addr.WithZone("").String(), netip.Addr{})
 		}
 		d := a.decide(a.origin, proto, netip.AddrPortFrom(addr.Unmap(), port), nil)
 		if !d.verdict.Allow {
@@ -207,7 +208,7 @@ func (a *asker) destinations(ctx context.Context, proto policy.Proto, host strin
 	}
 	name, err := policy.ParseName(host)
 	if err != nil {
-		return nil, deny(policy.Deny("not the name of a host: "+err.Error()), host, netip.Addr{})
+		return nil, deny(policy.Deny("not the name of a host: "+err.Error()), strings.ToValidUTF8(host[:min(len(host), 255)], ""), netip.Addr{})
 	}
 	if !dnsguard.Localhost(name) { // that is an address in all but spelling
 		if v := a.Policy().Decide(policy.Flow{Proto: proto, Port: port, Name: name, Pinned: true}); !v.Allow {

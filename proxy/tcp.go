@@ -206,8 +206,8 @@ func (in *intake) dialled(p netns.Packet, k flowKey, c *pendingTCP, conn stream,
 // unconnected reports the end of a flow whose destination could not be reached.
 func (p *Proxy) unconnected(d *decision, err error) {
 	e := p.end(d, d.verdict)
-	if e.Failed = plain(err).Error(); errors.Is(err, context.Canceled) {
-		e.Failed = errLeft.Error()
+	if e.Failed = plain(err); errors.Is(err, context.Canceled) {
+		e.Failed = "it was not wanted any more"
 	}
 	e.Verdict = e.Verdict.Because(e.Verdict.Reason() + "; connecting failed: " + e.Failed)
 	p.Log(e)

@@ -180,11 +180,10 @@ func (in *intake) openUDP(k flowKey, f *udpFlow, first netns.Packet) {
 		for _, p := range waiting {
 			in.refuse(p, v)
 		}
+		in.ended(&f.decision, f.verdict, 0, 0)
 	default:
+		in.unconnected(&f.decision, err)
 		why, _ := unreachable(err)
-		if failed := failure(err); failed != "" {
-			in.deny(&f.decision, policy.Deny(failed))
-		}
 		for _, p := range waiting {
 			switch {
 			case shortage(err):
@@ -196,7 +195,6 @@ func (in *intake) openUDP(k flowKey, f *udpFlow, first netns.Packet) {
 			}
 		}
 	}
-	in.ended(&f.decision, f.verdict, 0, 0)
 }
 
 // endUDP ends a flow, once.

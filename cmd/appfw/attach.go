@@ -349,7 +349,12 @@ func serveNamespace(flags namespaceFlags, path string, pid int) (err error) {
 		return err
 	}
 	app = g.app
-	defer func() { err = errors.Join(err, g.app.Leave(), report.close()) }()
+	defer func() {
+		failed := report.close()
+		if err = errors.Join(err, g.app.Leave()); err == nil {
+			err = failed
+		}
+	}()
 	if err := netns.KeepCapabilities(); err != nil {
 		return err
 	}

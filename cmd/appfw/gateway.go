@@ -139,7 +139,7 @@ func serveApp(flags runFlags, args []string, control *os.File) error {
 	g.drain(p)
 	cancel()
 	serving.Wait()
-	_ = report.close() // it has said what failed
+	_ = report.close() // the exit code is the app's
 	if status.Signaled() {
 		return &exitError{code: 128 + int(status.Signal())}
 	}

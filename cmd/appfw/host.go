@@ -304,14 +304,18 @@ func userEnv(env []string, u *netns.User) []string {
 	uid := strconv.FormatUint(uint64(u.UID), 10)
 	env = slices.DeleteFunc(slices.Clone(env), func(v string) bool {
 		name, value, _ := strings.Cut(v, "=")
-		return name == "USER" || name == "LOGNAME" || name == "XDG_RUNTIME_DIR" && value != "/run/user/"+uid
+		return slices.Contains(ofUser, name) && value != "/run/user/"+uid
 	})
 	entry, err := user.LookupId(uid)
 	if err != nil { // not in passwd(5)
 		return setEnv(env, "HOME", "/")
 	}
-	env = setEnv(env, "HOME", entry.HomeDir)
-	return append(env, "USER="+entry.Username, "LOGNAME="+entry.Username)
+	return append(setEnv(env, "HOME", entry.HomeDir), "USER="+entry.Username, "LOGNAME="+entry.Username)
+}
+
+// ofUser are variables that say who somebody is, and where his files are.
+var ofUser = []string{
+	"USER", "LOGNAME", "MAIL", "DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME",
 }
 
 // setEnv sets a variable.

@@ -254,6 +254,9 @@ func TestUser(t *testing.T) {
 	if r := w.finish(c); r.code != 125 || r.stdout != "" || r.stderr != "appfw: the command was not run, as its user cannot enter the directory "+private+": permission denied; start appfw in another directory\n" {
 		t.Errorf("in a directory of root's: %+v", r)
 	}
+	if r := w.run("--user", "", "--", "id", "-u"); r.code != 125 || r.stdout != "" {
+		t.Errorf("--user of an unset variable: %+v", r)
+	}
 	if r := w.run("--user", "nosuchuser", "--", "true"); r.code != 125 {
 		t.Errorf("--user nosuchuser: %+v", r)
 	}

@@ -126,14 +126,13 @@ func (l *live) open(c proxy.Config) (first *loaded, err error) {
 	})
 	c.Policy, c.Chain, c.Now, c.Log = l.policy, l.chain, time.Now, l.report.event
 	l.proxy = proxy.New(c)
-	for _, line := range l.idle(first.rules) {
-		l.report.note(line)
-	}
+	l.note(first.rules)
 	return first, nil
 }
 
-// idle says of lines that they do nothing here.
-func (l *live) idle(rules *policy.Policy) (notes []string) {
+// note tells of lines that do nothing here.
+func (l *live) note(rules *policy.Policy) {
+	var notes []string
 	if !l.come && len(rules.ClientRules()) > 0 {
 		notes = append(notes, "allow-from and deny-from do nothing, as no port is published (--publish)")
 	}
@@ -148,7 +147,9 @@ func (l *live) idle(rules *policy.Policy) (notes []string) {
 			notes = append(notes, fmt.Sprintf("nothing goes out by the upstream %s, as no allow says via=%[1]s", name))
 		}
 	}
-	return notes
+	for _, text := range notes {
+		l.report.note(text)
+	}
 }
 
 func (l *live) load() (*loaded, error) {
@@ -254,6 +255,7 @@ func (l *live) reload() {
 	l.proxy.Guard.Forget()
 	l.proxy.Recheck()
 	l.report.reloaded("the policy was read anew")
+	l.note(next.rules)
 }
 
 // firstMistake is an error in one line.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -47,6 +46,9 @@ const defaultVia = "(default)"
 
 // reportAgain is how long a denied destination is not reported to the journal again.
 const reportAgain = time.Minute
+
+// maxPrinted bounds a line, in bytes. Names are 253 at most.
+const maxPrinted = 2000
 
 // maxReported bounds how many denied destinations are remembered as printed.
 const maxReported = 4096
@@ -162,6 +164,7 @@ func (r *reporter) fail(err error) {
 	}
 }
 
+// close closes the log. It is an error if that is not whole.
 func (r *reporter) close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -171,7 +174,7 @@ func (r *reporter) close() error {
 		}
 	}
 	if r.failed != nil {
-		return fmt.Errorf("--log: %w", r.failed)
+		return &exitError{code: exitFailed} // fail has said it
 	}
 	return nil
 }
@@ -220,32 +223,26 @@ func (r *reporter) question(q dnsguard.Question) {
 	}
 	r.write(rec)
 	switch {
-	case q.Failed && q.Type == "A" && !r.completed(q.Name): // other types programs can do without
+	case q.Failed && q.Type == "A" && !r.searched("failed ", q.Name): // other types programs can do without
 		r.once("failed "+q.Name, fmt.Sprintf("cannot resolve %s: %s", q.Name, q.Verdict.Reason()), rec)
-	case !q.Verdict.Allow && !r.searched(q.Name):
+	case !q.Verdict.Allow && !r.searched("dns ", q.Name):
 		r.denied("dns "+q.Name, q.Verdict, rec)
 	}
 }
 
-// searched tells whether a name is one that was denied already, with a domain
-// of the search list behind it: the resolver library tries those by itself.
-func (r *reporter) searched(name string) bool {
+// searched tells whether a name is one that was printed already, with a domain of the
+// search list behind it: the resolver library tries those by itself. kind is what
+// such a line is kept under.
+func (r *reporter) searched(kind, name string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, domain := range r.search {
 		base, below := strings.CutSuffix(name, "."+strings.Trim(domain, "."))
-		if _, seen := r.seen["dns "+base]; below && seen {
+		if _, seen := r.seen[kind+base]; below && seen {
 			return true
 		}
 	}
 	return false
-}
-
-// completed tells whether a name ends as those of the search list do.
-func (r *reporter) completed(name string) bool {
-	return slices.ContainsFunc(r.search, func(domain string) bool {
-		return strings.HasSuffix(name, "."+strings.Trim(domain, "."))
-	})
 }
 
 func newRecord(event string, v policy.Verdict) record {
@@ -290,6 +287,7 @@ func (r *reporter) denied(what string, v policy.Verdict, rec record) {
 // once prints a line for what it is about, once; to the journal, which goes on for
 // months, again after a while.
 func (r *reporter) once(what, text string, rec record) {
+	what, text = what[:min(len(what), maxPrinted)], text[:min(len(text), maxPrinted)]
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.journal && len(r.seen) > maxReported {
@@ -305,7 +303,7 @@ func (r *reporter) once(what, text string, rec record) {
 	}
 	line := printable("appfw: " + text)
 	if len(r.seen) > maxReported {
-		line = "appfw: too many denied destinations; no more are printed (--log has them all)"
+		line = "appfw: too many lines as these; no more are printed (--log has them all)"
 	}
 	fmt.Fprint(os.Stderr, line+newline())
 }

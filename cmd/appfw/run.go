@@ -36,7 +36,12 @@ SIGHUP has appfw read its files anew.`,
 		Example:               runExamples,
 		Args:                  needCommand,
 		DisableFlagsInUseLine: true,
-		RunE:                  func(_ *cobra.Command, args []string) error { return supervise(flags, args) },
+		RunE: func(c *cobra.Command, args []string) error {
+			if flags.user == "" && c.Flags().Changed("user") {
+				return errors.New("--user: the user is empty") // of an unset variable; and not root
+			}
+			return supervise(flags, args)
+		},
 	}
 	flags.register(c)
 	return c

@@ -180,6 +180,67 @@ func TestServeListens(t *testing.T) {
 	s.stop()
 }
 
+// An address that is the host's only as one of a prefix is the host's, too.
+func TestLocalPrefix(t *testing.T) {
+	w := newWorld(t)
+	w.ok(w.finish(w.Command(t.Context(), w.Root(), "ip", "addr", "add", "11.55.0.1/24", "dev", "lo")))
+	l, err := w.ListenOnHost("tcp4", "0.0.0.0:8080")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var reached atomic.Int32
+	go func() {
+		for c, err := l.Accept(); err == nil; c, err = l.Accept() {
+			reached.Add(1)
+			c.Close()
+		}
+	}()
+	w.Zone().Set("vip.example. A 11.55.0.9", "vip1.example. A 11.55.0.1")
+	for _, to := range []string{"vip.example", "vip1.example", "11.55.0.9", "11.55.0.1", "127.0.0.9"} {
+		for _, flags := range [][]string{{"--allow", "*.example"}, {"--default", "allow"}} {
+			w.denied(w.run(append(flags, "--", "ncat", "-w5", to, "8080")...), "appfw: denied")
+		}
+	}
+	if n := reached.Load(); n != 0 {
+		t.Errorf("the host was reached %d times", n)
+	}
+	// Where sockets may have any address, the others are not the host's yet.
+	w.ok(w.finish(w.Command(t.Context(), w.Root(), "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_nonlocal_bind")))
+	w.ok(w.run("--allow", "example.com", "--", "curl", "-sS", "http://example.com"))
+	w.denied(w.run("--allow", "*.example", "--", "ncat", "-w5", "vip.example", "8080"), "appfw: denied")
+	w.ok(w.run("--allow", "11.55.0.0/24", "--", "ncat", "-w5", "11.55.0.9", "8080"))
+	if n := reached.Load(); n != 1 {
+		t.Errorf("by a rule for the address, it was reached %d times", n)
+	}
+
+	s := w.serve("--listen", "0.0.0.0:1080", "--anyone", "--allow", "any", "--allow", "localhost")
+	for _, own := range []string{"127.0.0.1", "127.0.0.2", "11.55.0.9", w.Addr4().String()} {
+		if r := w.curl("-x", "socks5h://127.0.0.1:1080", "http://"+own+":1080/"); r.code == 0 {
+			t.Errorf("%s: it reached itself: %s", own, r.stdout)
+		}
+	}
+	s.says("appfw: denied tcp 127.0.0.2:1080: it is a port of appfw's own\n", "appfw: denied tcp 11.55.0.9:1080: it is a port of appfw's own\n")
+	s.stop()
+	if r := w.appfw("serve", "--listen", "0.0.0.0:1080", "--anyone", "--upstream", "socks5h://127.0.0.2:1080", "--allow", "any"); r.code != 125 {
+		t.Errorf("an upstream that is itself: %+v", r)
+	}
+}
+
+// A client cannot fill the terminal or the memory by what it takes for names.
+func TestServeLongNames(t *testing.T) {
+	w := newWorld(t)
+	log := filepath.Join(w.user.Home, "log.json")
+	s := w.serve("--listen", "127.0.0.1:1080", "--log", log, "--allow", "example.com")
+	for i := range 5 {
+		w.tunnel(fmt.Sprintf("CONNECT %d%s:443 HTTP/1.1\r\n\r\n", i, strings.Repeat("!", 60000)), "HTTP/1.1 403 ")
+	}
+	s.stop()
+	if stderr, text := s.err.String(), mustRead(t, log); strings.Count(stderr, "denied") != 5 || len(stderr) > 5*1000 || len(text) > 5*2000 {
+		t.Errorf("%d bytes on stderr, %d in the log: %.1000s", len(stderr), len(text), stderr)
+	}
+}
+
 // The proxy is no way to the host's loopback, nor to itself.
 func TestServeHost(t *testing.T) {
 	both(t, func(w *world) {

@@ -27,11 +27,13 @@ func newSuggest() *cobra.Command {
 		Short: "Write a policy for what a log shows",
 		Long: `Write a policy that allows what logs of --log show as allowed: the names and ports
 that were reached, and addresses where no name was known. What was denied, could not
-be connected to, or was only looked up, is in it as comments. A name that connections
-show otherwise than it was resolved (curl --connect-to) is not in the log, nor are the
-dns, hosts and upstream lines of then. Read the policy before you use it: it has what
-the program did, good or bad, and a program can write to logs that its user can write
-to. LOG - is stdin.`,
+be connected to, or was only looked up, is in it as comments. Of names that share an
+address, the log has the one that was looked up last, and none that connections show
+otherwise than it was resolved (curl --connect-to); nor does it have the deny, dns,
+hosts and upstream lines of then. It is to be run on the host of the log,
+which knows its own addresses. Read the policy before you use it: it has what the
+program did, good or bad, and a program can write to logs that its user can write to.
+LOG - is stdin.`,
 		Example: `  appfw run --default allow --log npm.json -- npm ci
   appfw suggest npm.json > npm.policy
   appfw run --policy npm.policy -- npm ci`,
@@ -65,6 +67,7 @@ to. LOG - is stdin.`,
 type learned struct {
 	flows  map[shownFlow]int
 	failed map[shownFlow]int // could not be connected
+	denied map[end]bool      // where something was denied
 	asked  map[question]int
 
 	own      []netip.Addr // of this host
@@ -75,10 +78,15 @@ type learned struct {
 // shownFlow is a flow, and what was decided on it.
 type shownFlow struct {
 	destination
-	proto   policy.Proto
-	port    uint16
-	addr    netip.Addr // may be invalid
+	end     // its address may be invalid
 	allowed bool
+}
+
+// end is where a flow went.
+type end struct {
+	addr  netip.Addr
+	proto policy.Proto
+	port  uint16
 }
 
 // destination is what a rule is for.
@@ -94,7 +102,7 @@ type question struct {
 }
 
 func newLearned() *learned {
-	l := &learned{flows: make(map[shownFlow]int), failed: make(map[shownFlow]int), asked: make(map[question]int)}
+	l := &learned{flows: make(map[shownFlow]int), failed: make(map[shownFlow]int), denied: make(map[end]bool), asked: make(map[question]int)}
 	addrs, _ := net.InterfaceAddrs() // none: then their rules are missing
 	for _, a := range addrs {
 		if p, err := netip.ParsePrefix(a.String()); err == nil {
@@ -122,33 +130,40 @@ const maxRecord = 1 << 20
 // read takes in a log. Lines that are not of one are left out: a disk may have been
 // full, or the machine have gone down.
 func (l *learned) read(name string, r io.Reader) error {
-	log := bufio.NewScanner(r)
-	log.Buffer(nil, maxRecord)
-	number := 0
-	for log.Scan() {
-		number++
-		if len(bytes.TrimSpace(log.Bytes())) == 0 {
-			continue
+	log := bufio.NewReaderSize(r, maxRecord)
+	for number := 1; ; number++ {
+		line, long, err := log.ReadLine()
+		for more := long; more && err == nil; {
+			_, more, err = log.ReadLine()
 		}
 		var rec record
-		if err := json.Unmarshal(log.Bytes(), &rec); err != nil {
-			pos := policy.Pos{File: name, Line: number, Column: 1}
-			if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
-				pos.Column = int(max(syntax.Offset, 1))
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return fmt.Errorf("read %s: %w", name, err)
+		case long:
+			l.leaveOut(name, number, 1, "line that is so long")
+		case len(bytes.TrimSpace(line)) == 0:
+		default:
+			if err := json.Unmarshal(line, &rec); err != nil {
+				column := 1
+				if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+					column = int(max(syntax.Offset, 1))
+				}
+				l.leaveOut(name, number, column, fmt.Sprintf("such line: %v", err))
+			} else {
+				l.add(rec)
 			}
-			if l.badLines++; l.bad == nil {
-				l.bad = &policy.SyntaxError{Pos: pos, Msg: fmt.Sprintf("--log wrote no such line: %v", err)}
-			}
-			continue
 		}
-		l.add(rec)
 	}
-	if err := log.Err(); errors.Is(err, bufio.ErrTooLong) {
-		return &policy.SyntaxError{Pos: policy.Pos{File: name, Line: number + 1, Column: 1}, Msg: "--log wrote no line that is so long"}
-	} else if err != nil {
-		return fmt.Errorf("read %s: %w", name, err)
+}
+
+// leaveOut leaves out a line, and keeps the first that was.
+func (l *learned) leaveOut(name string, line, column int, what string) {
+	if l.badLines++; l.bad == nil {
+		l.bad = &policy.SyntaxError{Pos: policy.Pos{File: name, Line: line, Column: column}, Msg: "--log wrote no " + what}
 	}
-	return nil
 }
 
 // add takes in a line. Nothing in it is trusted: programs choose names.
@@ -162,20 +177,22 @@ func (l *learned) add(rec record) {
 	case rec.Event == "dns" && name != "" && rec.Type != "PTR":
 		l.asked[question{name, rec.Verdict == "allow"}]++
 	case rec.Event == "decision", rec.Event == "close" && rec.Error != "":
-		f := shownFlow{destination: destination{name: name, via: rec.Via}, port: rec.Port, allowed: rec.Verdict == "allow"}
-		f.addr, _ = netip.ParseAddr(rec.Addr)
-		f.addr = policy.Embedded(f.addr) // what rules see
+		f := shownFlow{destination: destination{name: name, via: rec.Via}, allowed: rec.Verdict == "allow"}
+		f.end.addr, _ = netip.ParseAddr(rec.Addr)
+		f.end.addr = policy.Embedded(f.end.addr) // what rules see
 		if name == "" {
-			f.destination.addr = f.addr
+			f.destination.addr = f.end.addr
 		}
+		f.port = rec.Port
 		f.proto, err = policy.ParseProto(rec.Proto)
 		switch {
-		case rec.Via != defaultVia && strings.Trim(rec.Via, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "": // no name of an upstream
-		case err != nil || name == "" && !f.addr.IsValid() || (f.port == 0) != (f.proto == policy.ICMP):
+		case len(rec.Via) > 63 || rec.Via != defaultVia && strings.Trim(rec.Via, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "": // no name of an upstream
+		case err != nil || name == "" && !f.end.addr.IsValid() || (f.port == 0) != (f.proto == policy.ICMP):
 		case rec.Event == "close":
 			l.failed[f]++
 		default:
 			l.flows[f]++
+			l.denied[f.end] = l.denied[f.end] || !f.allowed
 		}
 	}
 }
@@ -184,64 +201,78 @@ func (l *learned) add(rec record) {
 func (l *learned) suggest() string {
 	allow, denied, failed, looked := make(rules), make(rules), make(rules), make(rules)
 	known := make(map[policy.Name]bool) // by its flows
-	chained := false                    // some went out by the upstream that has no name
+	ways := make(map[string]bool)       // the upstreams by which some went out, or tried to
 	for f, n := range l.flows {
 		known[f.name] = true
+		to := allow
 		switch {
 		case !f.allowed:
-			denied.add(f, n)
+			to = denied
 		case l.failed[f] >= n:
-			failed.add(f, n)
-		default:
-			allow.add(f, n)
-			chained = chained || f.via == defaultVia
+			to = failed
+		case f.name == "" && l.denied[f.end]: // a name that it showed, perhaps, which a rule for the address would open
+			to = denied
 		}
-		if f.name != "" && f.via == "" && f.addr.IsValid() && l.needsRule(f.addr) { // a name does not lead there by itself
-			f.destination = destination{addr: f.addr}
-			if f.allowed {
-				allow.add(f, n)
-			} else {
-				denied.add(f, n)
+		ways[f.via] = true
+		to.add(f.destination, f.proto, f.port, n)
+		if f.name != "" && f.via == "" && l.needsRule(f.end.addr) { // a name does not lead there by itself
+			if l.denied[f.end] {
+				to = denied
 			}
+			to.add(destination{addr: f.end.addr}, f.proto, f.port, n)
 		}
 	}
 	for q, n := range l.asked {
-		switch {
+		switch d := (destination{name: q.name}); {
 		case known[q.name]:
 		case q.allowed:
-			looked.asked(q.name, n)
+			looked.of(d).alone += n
 		default:
-			denied.asked(q.name, n)
+			denied.of(d).alone += n
 		}
 	}
 	denied.without(allow)
 	failed.without(allow)
 	var b strings.Builder
 	b.WriteString("# Made by appfw suggest of what a program did, good or bad. Read it before you use it.\n")
-	if chained {
-		b.WriteString("# Much of it went out by an upstream. Write its URL here, as what follows goes out directly\n# without (or take the line away, if a flag has it):\nupstream URL\n")
+	delete(ways, "")
+	delete(ways, "tor") // which needs no line
+	chained := ways[defaultVia]
+	if len(ways) > 0 {
+		b.WriteString("# Some of it went out by an upstream. Write its URL here (or take the line away, if a\n# flag has it):\n")
+	}
+	for _, way := range slices.Sorted(maps.Keys(ways)) {
+		name := way + "="
+		if way == defaultVia {
+			name = ""
+		}
+		b.WriteString("upstream " + name + "URL\n")
 	}
 	if len(allow) == 0 {
 		b.WriteString("default  deny\n")
 	}
 	allow.write(&b, "allow  ", "", chained)
 	failed.write(&b, "# allow  ", ", connecting failed", chained)
-	looked.write(&b, "# allow  ", ", only looked up", chained)
-	denied.write(&b, "# allow  ", ", denied", chained)
+	looked.write(&b, "# allow  ", ", only looked up", false)
+	denied.write(&b, "# allow  ", ", denied", false)
 	return b.String()
 }
 
 // needsRule tells whether an address is reached by a rule for it alone.
 func (l *learned) needsRule(a netip.Addr) bool {
 	standsForName := dnsguard.SyntheticV4.Contains(a) || dnsguard.SyntheticV6.Contains(a)
-	return !standsForName && (policy.Special(a) != "" || slices.Contains(l.own, a))
+	return a.IsValid() && !standsForName && (policy.Special(a) != "" || slices.Contains(l.own, a))
 }
 
 // rules are destinations with what was done there.
 type rules map[destination]*uses
 
-// uses are how often each port was used, by protocol. ICMP has port 0.
-type uses [policy.ICMP + 1]map[uint16]int
+// uses are how often a destination was met: each port of each protocol (ICMP has port
+// 0), and the name alone.
+type uses struct {
+	ports [policy.ICMP + 1]map[uint16]int
+	alone int
+}
 
 func (r rules) of(d destination) *uses {
 	u := r[d]
@@ -252,33 +283,37 @@ func (r rules) of(d destination) *uses {
 	return u
 }
 
-func (r rules) add(f shownFlow, n int) {
-	u := r.of(f.destination)
-	if u[f.proto] == nil {
-		u[f.proto] = make(map[uint16]int)
+func (r rules) add(d destination, proto policy.Proto, port uint16, n int) {
+	ports := &r.of(d).ports[proto]
+	if *ports == nil {
+		*ports = make(map[uint16]int)
 	}
-	u[f.proto][f.port] += n
+	(*ports)[port] += n
 }
 
-// asked adds a name alone, as if for port 0 of TCP.
-func (r rules) asked(name policy.Name, n int) {
-	r.add(shownFlow{destination: destination{name: name}, proto: policy.TCP}, n)
-}
-
-// without takes out what other rules have.
+// without takes out what other rules have, by whatever way out.
 func (r rules) without(others rules) {
-	for d, o := range others {
-		if u := r[d]; u != nil {
-			for proto := range u {
-				maps.DeleteFunc(u[proto], func(port uint16, _ int) bool { return o[proto][port] > 0 })
+	anyWay := make(rules)
+	for d, u := range others {
+		d.via = ""
+		for proto, ports := range u.ports {
+			for port := range ports {
+				anyWay.add(d, policy.Proto(proto), port, 1)
+			}
+		}
+	}
+	for d, u := range r {
+		d.via = ""
+		if o := anyWay[d]; o != nil {
+			for proto, ports := range u.ports {
+				maps.DeleteFunc(ports, func(port uint16, _ int) bool { return o.ports[proto][port] > 0 })
 			}
 		}
 	}
 }
 
-// write writes a line for each destination and protocol. Ports that both TCP and UDP
-// used need no protocol. chained tells that an upstream is for all that names no other
-// way.
+// write writes lines for each destination. chained tells that an upstream is for all
+// that names no other way.
 func (r rules) write(b *strings.Builder, before, after string, chained bool) {
 	all := slices.SortedFunc(maps.Keys(r), func(x, y destination) int {
 		return cmp.Or(cmp.Compare(x.name, y.name), x.addr.Compare(y.addr), cmp.Compare(x.via, y.via))
@@ -292,46 +327,52 @@ func (r rules) write(b *strings.Builder, before, after string, chained bool) {
 			via = " via=" + d.via
 		}
 		host := policy.Target{Name: d.name, Addr: d.addr}.String()
-		line := func(ports, proto string, times int) {
+		for _, line := range r[d].lines() {
 			at := host
-			if ports != "" && d.name == "" && d.addr.Is6() {
+			if strings.HasPrefix(line.scope, ":") && d.name == "" && d.addr.Is6() {
 				at = "[" + host + "]"
 			}
-			if ports != "" {
-				at += ":" + ports
+			times := "once"
+			if line.times > 1 {
+				times = fmt.Sprintf("%d times", line.times)
 			}
-			count := "once"
-			if times > 1 {
-				count = fmt.Sprintf("%d times", times)
-			}
-			fmt.Fprintf(b, "%-47s # %s%s\n", before+at+proto+via, count, after)
-		}
-		tcp, udp, either := r[d][policy.TCP], r[d][policy.UDP], make(map[uint16]int)
-		if n := tcp[0]; n > 0 {
-			line("", "", n)
-			delete(tcp, 0)
-		}
-		for port, n := range tcp {
-			if udp[port] > 0 {
-				either[port] = n + udp[port]
-				delete(tcp, port)
-				delete(udp, port)
-			}
-		}
-		eachPorts(either, func(ports string, times int) { line(ports, "", times) })
-		eachPorts(tcp, func(ports string, times int) { line(ports, "/tcp", times) })
-		eachPorts(udp, func(ports string, times int) { line(ports, "/udp", times) })
-		if n := r[d][policy.ICMP][0]; n > 0 {
-			line("", "/icmp", n)
+			fmt.Fprintf(b, "%-47s # %s%s\n", before+at+line.scope+via, times, after)
 		}
 	}
+}
+
+// scoped is what follows the host in a rule, and how often that was met.
+type scoped struct {
+	scope string
+	times int
+}
+
+// lines are those for one host. Ports that both TCP and UDP used need no protocol.
+func (u *uses) lines() (lines []scoped) {
+	if u.alone > 0 {
+		lines = append(lines, scoped{"", u.alone})
+	}
+	tcp, udp, both := maps.Clone(u.ports[policy.TCP]), maps.Clone(u.ports[policy.UDP]), make(map[uint16]int)
+	for port, n := range tcp {
+		if udp[port] > 0 {
+			both[port] = n + udp[port]
+			delete(tcp, port)
+			delete(udp, port)
+		}
+	}
+	lines = appendPorts(lines, both, "")
+	lines = appendPorts(lines, tcp, "/tcp")
+	lines = appendPorts(lines, udp, "/udp")
+	if n := u.ports[policy.ICMP][0]; n > 0 {
+		lines = append(lines, scoped{"/icmp", n})
+	}
+	return lines
 }
 
 // maxRanges are as many ports and ranges of them as stand in a line.
 const maxRanges = 8
 
-// eachPorts writes ports as rules have them, and how often they were used.
-func eachPorts(ports map[uint16]int, write func(text string, times int)) {
+func appendPorts(lines []scoped, ports map[uint16]int, proto string) []scoped {
 	var texts []string
 	times := 0
 	list := slices.Sorted(maps.Keys(ports))
@@ -347,10 +388,11 @@ func eachPorts(ports map[uint16]int, write func(text string, times int)) {
 			text += fmt.Sprintf("-%d", list[i])
 		}
 		if texts = append(texts, text); len(texts) == maxRanges || i+1 == len(list) {
-			write(strings.Join(texts, ","), times)
+			lines = append(lines, scoped{":" + strings.Join(texts, ",") + proto, times})
 			texts, times = nil, 0
 		}
 	}
+	return lines
 }
 
 // lines says how many.

@@ -22,7 +22,7 @@ const relayAddr = "127.0.0.2"
 // the other, passes on a request, then the answer and the end, and does nothing else. It asks no policy, and the
 // client is connected before the destination is. What this costs, nothing that has two connections can save.
 func (b *bench) leastRelay() tool {
-	return tool{name: "least relay", loopback: relayAddr, only: "crr", inKernel: true,
+	return tool{name: "least relay", loopback: relayAddr, only: "crr",
 		wrap: prefix(b.self, relayCommand, relayAddr+":"+b.loopbackPort, local+":"+b.loopbackPort)}
 }
 
@@ -54,10 +54,12 @@ func relayFor(args []string) error {
 	failed := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		for err == nil {
-			err = relayNext(l, tcp.Sockaddr(to))
+		for {
+			if err := relayNext(l, tcp.Sockaddr(to)); err != nil {
+				failed <- err
+				return
+			}
 		}
-		failed <- err
 	}()
 	c := exec.Command(args[2], args[3:]...)
 	c.Stdout, c.Stderr = os.Stdout, os.Stderr
