@@ -143,6 +143,7 @@ func TestNetns(t *testing.T) {
 	if r := in("curl", "-sS", "-m", "5", "http://11.22.0.10"); r.code == 0 {
 		t.Error("without appfw there is a network")
 	}
+	w.denied(w.appfw("attach", "--netns", name), "there is no namespace at "+name+" (did you mean --netns /run/netns/"+name+"?)")
 	s = w.start("netns", name, "--allow", "other.example")
 	s.await(s.err, served)
 	wants(t, w.ok(in("curl", "-sS", "https://other.example")), "hello from other.example")

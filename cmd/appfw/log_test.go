@@ -158,7 +158,7 @@ func TestManyDenied(t *testing.T) {
 	if n := strings.Count(r.stderr, "\n"); n > maxReported+1 {
 		t.Errorf("%d lines", n)
 	}
-	wants(t, r.stderr, "too many denied destinations")
+	wants(t, r.stderr, "appfw: too many lines like these; no more are printed (--log has them all)\n")
 }
 
 func init() {

@@ -250,6 +250,9 @@ func TestReload(t *testing.T) {
 		w.write("a.policy", "allow example.com\n  alow other.example\n")
 		s.signal(unix.SIGHUP)
 		s.await(s.err, `appfw: the policy stays as it was: `+policy+`:2:3: "alow": unknown word \(did you mean allow\?\)\n`)
+		w.write("a.policy", "alow example.com\nallow 10.0.0.1/8\n")
+		s.signal(unix.SIGHUP)
+		s.await(s.err, `appfw: the policy stays as it was: `+policy+`:1:1: "alow": unknown word \(did you mean allow\?\) \(and others\)\n`)
 		w.write("a.policy", "deny @nosuch\n")
 		s.signal(unix.SIGHUP)
 		s.await(s.err, `appfw: the policy stays as it was: `+policy+`:1:6: "@nosuch": cannot open ".*/nosuch": no such file or directory\n`)
@@ -259,7 +262,7 @@ func TestReload(t *testing.T) {
 		s.await(s.err, `appfw: the policy stays as it was: .*write default allow if that is meant\n`)
 		w.make("rm", policy)
 		s.signal(unix.SIGHUP)
-		s.await(s.err, `appfw: the policy (stays as it was|was not read anew): .*a\.policy`)
+		s.await(s.err, `appfw: the policy (stays as it was: .*a\.policy.*no such file or directory|was not read anew: .*a\.policy is not there)\n`)
 		wants(t, s.ok(getOther), "hello from other.example")
 
 		w.write("a.policy", "allow other.example:80\n")

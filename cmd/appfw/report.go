@@ -303,7 +303,7 @@ func (r *reporter) once(what, text string, rec record) {
 	}
 	line := printable("appfw: " + text)
 	if len(r.seen) > maxReported {
-		line = "appfw: too many lines as these; no more are printed (--log has them all)"
+		line = "appfw: too many lines like these; no more are printed (--log has them all)"
 	}
 	fmt.Fprint(os.Stderr, line+newline())
 }

@@ -364,7 +364,8 @@ func TestServeUsers(t *testing.T) {
 		if w.PacketsTo(w.example.Addr4(), unix.IPPROTO_TCP, 80)+w.PacketsTo(w.other.Addr4(), unix.IPPROTO_TCP, 80) != 0 {
 			t.Error("packets were sent for nobody")
 		}
-		wants(t, w.curl("-i", "-x", "http://"+at, "http://example.com/").stdout, "407 Proxy Authentication Required", `Proxy-Authenticate: Basic realm="appfw"`)
+		wants(t, w.curl("-i", "-x", "http://"+at, "http://example.com/").stdout, "407 Proxy Authentication Required", `Proxy-Authenticate: Basic realm="appfw"`, "appfw: it needs a user and a password\n")
+		wants(t, w.curl("-x", "http://nobody:x@"+at, "http://example.com/").stdout, "appfw: the user or the password is wrong\n")
 		s.says("appfw: denied client " + w.Addr4().String() + ": the user and the password are nobody's\n")
 
 		// A user who is gone has to go, and one who comes may come.
