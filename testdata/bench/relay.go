@@ -12,7 +12,7 @@ import (
 	"appfw/netns/tcp"
 )
 
-// relayCommand makes this program a relay for a command: relay FROM TO COMMAND...
+// relayCommand makes this program a relay for a command: relay FROM TO COMMAND [ARG]
 const relayCommand = "relay"
 
 // relayAddr is where it listens, at the port of the loopback's server.
@@ -28,7 +28,7 @@ func (b *bench) leastRelay() tool {
 
 func relayFor(args []string) error {
 	if len(args) < 3 {
-		return errors.New("usage: relay FROM TO COMMAND...")
+		return errors.New("usage: relay FROM TO COMMAND [ARG]")
 	}
 	from, err := netip.ParseAddrPort(args[0])
 	if err != nil {
