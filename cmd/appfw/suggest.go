@@ -70,6 +70,7 @@ type learned struct {
 	denied map[end]bool      // where something was denied
 	asked  map[question]int
 
+	chained  bool         // something went out by an upstream
 	own      []netip.Addr // of this host
 	bad      error        // the first line that could not be read
 	badLines int
@@ -178,6 +179,7 @@ func (l *learned) add(rec record) {
 		l.asked[question{name, rec.Verdict == "allow"}]++
 	case rec.Event == "decision", rec.Event == "close" && rec.Error != "":
 		f := shownFlow{destination: destination{name: name, via: rec.Via}, allowed: rec.Verdict == "allow"}
+		l.chained = l.chained || rec.Via != ""
 		f.end.addr, _ = netip.ParseAddr(rec.Addr)
 		f.end.addr = policy.Embedded(f.end.addr) // what rules see
 		if name == "" {
@@ -260,7 +262,7 @@ func (l *learned) suggest() string {
 
 // needsRule tells whether an address is reached by a rule for it alone.
 func (l *learned) needsRule(a netip.Addr) bool {
-	standsForName := dnsguard.SyntheticV4.Contains(a) || dnsguard.SyntheticV6.Contains(a)
+	standsForName := l.chained && (dnsguard.SyntheticV4.Contains(a) || dnsguard.SyntheticV6.Contains(a))
 	return a.IsValid() && !standsForName && (policy.Special(a) != "" || slices.Contains(l.own, a))
 }
 
