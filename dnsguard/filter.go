@@ -26,7 +26,7 @@ const maxAddrs = 256
 func (e *entry) filter(name policy.Name) {
 	e.addrs, e.denied = nil, nil
 	if len(e.aliases) > 0 {
-		if v := e.rules.DecideAnswer(name, e.aliases, netip.Addr{}); !v.Allow {
+		if v := e.rules.DecideAnswer(name, e.aliases, netip.Addr{}); !v.Allowed() {
 			e.denied = &denial{v, true}
 			e.records, e.ns = nil, nil
 			return
@@ -40,18 +40,18 @@ func (e *entry) filter(name policy.Name) {
 		}
 		a = a.Unmap()
 		v := e.rules.DecideAnswer(name, aliases, a)
-		if v.Allow && len(e.addrs) == maxAddrs {
+		if v.Allowed() && len(e.addrs) == maxAddrs {
 			return false
 		}
-		if v.Allow && !slices.Contains(e.addrs, a) {
+		if v.Allowed() && !slices.Contains(e.addrs, a) {
 			e.addrs = append(e.addrs, a)
-		} else if !v.Allow && e.denied == nil {
+		} else if !v.Allowed() && e.denied == nil {
 			if v.Rule() != nil {
 				v = v.Because(v.Reason() + ", at its address " + a.String())
 			}
 			e.denied = &denial{v, false}
 		}
-		return v.Allow
+		return v.Allowed()
 	}
 	e.records = slices.DeleteFunc(e.records, func(rr dns.RR) bool {
 		kept := true
@@ -90,7 +90,7 @@ func (e *entry) filterBinding(name policy.Name, rr *dns.SVCB, keep func(net.IP, 
 	if rr.Target != "." && !strings.EqualFold(rr.Target, rr.Hdr.Name) {
 		// The client would ask for that name by itself.
 		target, err := policy.ParseName(rr.Target)
-		if err != nil || !e.rules.DecideName(target).Allow {
+		if err != nil || !e.rules.DecideName(target).Allowed() {
 			return false
 		}
 		aliases = append(slices.Clip(aliases), target)
@@ -112,7 +112,7 @@ func (e *entry) filterBinding(name policy.Name, rr *dns.SVCB, keep func(net.IP, 
 		case *dns.SVCBECHConfig:
 			empty = true
 		case *dns.SVCBAlpn:
-			if !e.rules.Decide(policy.Flow{Proto: policy.UDP, Port: port, Name: name, Pinned: true}).Allow {
+			if !e.rules.Decide(policy.Flow{Proto: policy.UDP, Port: port, Name: name, Pinned: true}).Allowed() {
 				v.Alpn = slices.DeleteFunc(v.Alpn, func(id string) bool { return strings.HasPrefix(id, "h3") })
 			}
 			empty = len(v.Alpn) == 0

@@ -145,7 +145,7 @@ func TestBudget(t *testing.T) {
 		t.Error("not counted by registrable domain")
 	}
 	last := logged[len(logged)-2]
-	if last.Name != "*.shop.x" || last.Verdict.Allow || !strings.Contains(last.Verdict.Reason(), "carry data out") {
+	if last.Name != "*.shop.x" || last.Verdict.Allowed() || !strings.Contains(last.Verdict.Reason(), "carry data out") {
 		t.Errorf("logged %+v", last)
 	}
 	if !ask("n1.shop.x.", "A") {

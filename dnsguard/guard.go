@@ -196,7 +196,7 @@ func (g *Guard) answer(ctx context.Context, q *dns.Msg) (*dns.Msg, found) {
 	}
 	name, err := policy.ParseName(question.Name)
 	if err != nil {
-		return deny(dns.RcodeNameError, policy.Deny("not the name of a host: "+err.Error()))
+		return deny(dns.RcodeNameError, policy.Denial("not the name of a host: "+err.Error()))
 	}
 	log.Name = string(name)
 	if m := g.known(q, name); m != nil {
@@ -211,16 +211,16 @@ func (g *Guard) answer(ctx context.Context, q *dns.Msg) (*dns.Msg, found) {
 		return dns.RcodeNameError
 	}
 	log.Verdict = rules.DecideName(name)
-	if !log.Verdict.Allow {
+	if !log.Verdict.Allowed() {
 		return deny(absent(), log.Verdict)
 	}
 	if reason := withheld(question.Qtype); reason != "" {
-		return deny(dns.RcodeSuccess, policy.Deny(reason))
+		return deny(dns.RcodeSuccess, policy.Denial(reason))
 	}
 
 	over := func(err *overBudget) (*dns.Msg, found) {
 		log.Name = "*." + err.domain
-		return deny(dns.RcodeNameError, policy.Deny(err.Error()))
+		return deny(dns.RcodeNameError, policy.Denial(err.Error()))
 	}
 	var e *entry
 	kept := false // the cache may have it
@@ -235,7 +235,7 @@ func (g *Guard) answer(ctx context.Context, q *dns.Msg) (*dns.Msg, found) {
 		}
 		v4, v6, err := g.Synthetic.For(name)
 		if err != nil {
-			return deny(dns.RcodeServerFailure, policy.Deny(err.Error()))
+			return deny(dns.RcodeServerFailure, policy.Denial(err.Error()))
 		}
 		e = hostsEntry(question, []netip.Addr{v4, v6}, g.Now())
 		switch question.Qtype {

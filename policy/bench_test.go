@@ -71,7 +71,7 @@ func decide(p *Policy, f Flow, allow bool) func(*testing.B) {
 	return func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if v := p.Decide(f); v.Allow != allow {
+			if v := p.Decide(f); v.Allowed() != allow {
 				b.Fatal(v)
 			}
 		}
@@ -91,7 +91,7 @@ func BenchmarkNames(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
-				if v := decide(names[i%len(names)]); v.Allow != allow {
+				if v := decide(names[i%len(names)]); v.Allowed() != allow {
 					b.Fatal(v)
 				}
 			}

@@ -256,8 +256,8 @@ func (b *builder) openFile(l Line, name string) (io.ReadCloser, string, error) {
 
 func (b *builder) destination(l Line) error {
 	b.count++
-	rule := &Rule{Allow: !strings.HasPrefix(l.Word, "deny"), Text: l.Word + " " + l.Arg, Pos: l.Pos}
-	b.allows = b.allows || rule.Allow
+	rule := &Rule{Action: action(!strings.HasPrefix(l.Word, "deny")), Text: l.Word + " " + l.Arg, Pos: l.Pos}
+	b.allows = b.allows || rule.Allows()
 	if l.Pos.Line == 0 {
 		rule.Text = l.Pos.File + " " + l.Arg
 		rule.Pos = Pos{File: "command line"}
@@ -266,7 +266,7 @@ func (b *builder) destination(l Line) error {
 	if dest, via, ok := cutVia(l.Arg); ok && !b.ingress {
 		pos := l.Pos
 		pos.Column = max(pos.Column, 1) + strings.LastIndex(l.Arg, via)
-		if !rule.Allow || via == "" {
+		if !rule.Allows() || via == "" {
 			return &SyntaxError{Pos: l.Pos, Word: l.Arg, Msg: "via=NAME follows what is allowed"}
 		}
 		l.Arg, rule.via = dest, via
@@ -334,7 +334,7 @@ func (b *builder) opened(h host) {
 }
 
 func (b *builder) add(r *Rule) {
-	if r.Allow {
+	if r.Allows() {
 		b.opened(r.host)
 	}
 	switch h := r.host; h.kind {
@@ -346,7 +346,7 @@ func (b *builder) add(r *Rule) {
 		}
 	default:
 		r.names = 1
-		b.denyNames = b.denyNames || !r.Allow
+		b.denyNames = b.denyNames || !r.Allows()
 		rules := b.names[h.name]
 		if rules == nil {
 			rules = new(nameRules)
@@ -405,7 +405,7 @@ func (b *builder) list(l Line, rule *Rule, file string) error {
 				return err
 			}
 		}
-		if rule.Allow {
+		if rule.Allows() {
 			b.opened(h)
 		}
 		if b.ingress && h.kind != addresses {
@@ -430,7 +430,7 @@ func (b *builder) list(l Line, rule *Rule, file string) error {
 	}
 	for i := range set.names {
 		set.names[i].fit()
-		b.denyNames = b.denyNames || !rule.Allow && set.names[i].count > 0
+		b.denyNames = b.denyNames || !rule.Allows() && set.names[i].count > 0
 	}
 	b.lists = append(b.lists, set)
 	return nil

@@ -40,8 +40,8 @@ func TestDecideFrom(t *testing.T) {
 	} {
 		p := compile(t, c.policy)
 		v := p.DecideFrom(c.proto, netip.MustParseAddr(c.client), c.port)
-		if v.Allow != (c.want == "") || !v.Allow && v.String() != c.want {
-			t.Errorf("%q, %s: %v %q, want %q", c.policy, c.client, v.Allow, v, c.want)
+		if v.Allowed() != (c.want == "") || !v.Allowed() && v.String() != c.want {
+			t.Errorf("%q, %s: %v %q, want %q", c.policy, c.client, v.Action, v, c.want)
 		}
 	}
 	listed, err := Compile(Config{Lines: []Line{{Word: "allow-from", Arg: "@list"}}, Open: func(string) (io.ReadCloser, error) {
@@ -51,11 +51,11 @@ func TestDecideFrom(t *testing.T) {
 		t.Fatal(err)
 	}
 	for client, want := range map[string]bool{"2001:db8::1": true, "2001:db9::1": false} {
-		if v := listed.DecideFrom(TCP, netip.MustParseAddr(client), 1); v.Allow != want {
+		if v := listed.DecideFrom(TCP, netip.MustParseAddr(client), 1); v.Allowed() != want {
 			t.Errorf("of a list, %s: %v", client, v)
 		}
 	}
-	if v := compile(t, "allow-from 10.0.0.0/8").Decide(Flow{Addr: netip.MustParseAddr("10.0.0.1"), Port: 80}); v.Allow {
+	if v := compile(t, "allow-from 10.0.0.0/8").Decide(Flow{Addr: netip.MustParseAddr("10.0.0.1"), Port: 80}); v.Allowed() {
 		t.Error("a rule for clients opens a destination")
 	}
 }

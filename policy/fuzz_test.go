@@ -77,7 +77,7 @@ func FuzzPolicy(f *testing.F) {
 		n, _ := ParseName(name)
 		for proto := range protoCount {
 			for _, pinned := range []bool{false, true} {
-				if v := p.Decide(Flow{Proto: proto, Addr: addr, Port: port, Name: n, Pinned: pinned}); v.Reason() == "" || v.Rule() != nil && v.Rule().Allow != v.Allow {
+				if v := p.Decide(Flow{Proto: proto, Addr: addr, Port: port, Name: n, Pinned: pinned}); v.Reason() == "" || v.Rule() != nil && v.Rule().Allows() != v.Allowed() {
 					t.Fatalf("%q: %s:%d: %+v", text, addr, port, v)
 				}
 			}
@@ -117,7 +117,7 @@ func FuzzReadList(f *testing.F) {
 		for _, e := range entries {
 			if e.host.kind == exactName && first[string(e.host.name)] == 0 {
 				first[string(e.host.name)] = e.line
-				if v := p.DecideName(e.host.name); v.Allow || v.Rule().Pos.Line != e.line {
+				if v := p.DecideName(e.host.name); v.Allowed() || v.Rule().Pos.Line != e.line {
 					t.Fatalf("%q: %+v: %+v", text, e, v)
 				}
 			}

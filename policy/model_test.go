@@ -246,30 +246,30 @@ func TestModel(t *testing.T) {
 				allow, byRule = false, true
 			}
 			v := p.Decide(f)
-			if v.Allow != allow || (v.Rule() != nil) != byRule || v.ByName != (allow && byName) {
+			if v.Allowed() != allow || (v.Rule() != nil) != byRule || v.ByName != (allow && byName) {
 				t.Fatalf("seed %d:\n%s\nlists %q\n%+v\n got %+v\nwant allow=%v rule=%v name=%v", seed, text.String(), lists, f, v, allow, byRule, byName)
 			}
 			if f.Name != "" {
 				some := f
 				some.Pinned = true
-				if v, want := p.DecideAnswer(f.Name, f.Aliases, f.Addr), m.some(some, where.embeds, where.kind); v.Allow != want {
+				if v, want := p.DecideAnswer(f.Name, f.Aliases, f.Addr), m.some(some, where.embeds, where.kind); v.Allowed() != want {
 					t.Fatalf("seed %d:\n%s\nlists %q\n%+v\nanswer: got %+v, want %v", seed, text.String(), lists, f, v, want)
 				}
 			}
 			if v.Hint() != "" {
 				f.Aliases = nil
 				f.Pinned = true // as the name is, once it may be resolved
-				if w := build(text.String() + "\nallow " + v.Hint()).Decide(f); !w.Allow {
+				if w := build(text.String() + "\nallow " + v.Hint()).Decide(f); !w.Allowed() {
 					t.Fatalf("seed %d:\n%s\nlists %q\n%+v\nhint %s: %+v", seed, text.String(), lists, f, v.Hint(), w)
 				}
 			}
 		}
 		for _, n := range worldNames {
 			want := m.some(Flow{Name: n, Pinned: true}, "", "nowhere")
-			if v := p.DecideName(n); v.Allow != want {
+			if v := p.DecideName(n); v.Allowed() != want {
 				t.Fatalf("seed %d:\n%s\nlists %q\n%s: got %+v, want %v", seed, text.String(), lists, n, v, want)
 			}
-			below := slices.ContainsFunc(worldNames, func(o Name) bool { return o.within(n) && p.DecideName(o).Allow })
+			below := slices.ContainsFunc(worldNames, func(o Name) bool { return o.within(n) && p.DecideName(o).Allowed() })
 			if below && !p.HasBelow(n) {
 				t.Fatalf("seed %d:\n%s\nlists %q\n%s: nothing below", seed, text.String(), lists, n)
 			}

@@ -10,7 +10,7 @@
 //
 //	p, err := policy.Compile(policy.Config{Lines: lines, Open: os.Open})
 //	v := p.Decide(policy.Flow{Proto: policy.TCP, Addr: addr, Port: 443, Name: name, Pinned: true})
-//	if !v.Allow { log.Print(v.Reason()) }
+//	if !v.Allowed() { log.Print(v.Reason()) }
 //
 // Order never matters. Of the rules that match a flow, a deny wins, unless an
 // allow is a carve-out of it: whatever that allow covers the deny covers too,
@@ -155,7 +155,7 @@ func (p *Policy) matchFlow(all []match, f Flow) []match {
 
 // denials are the matches that deny.
 func denials(all []match) []match {
-	return slices.DeleteFunc(all, func(x match) bool { return x.rule.Allow })
+	return slices.DeleteFunc(all, func(x match) bool { return x.rule.Allows() })
 }
 
 // special is what kind of special-purpose address a is for the policy.
@@ -172,20 +172,23 @@ func (p *Policy) special(a netip.Addr) string {
 func (p *Policy) decide(f *Flow, kind string, all, matches []match) Verdict {
 	switch kind {
 	case "multicast", "broadcast", "this host":
-		return Deny(kind + " addresses are not carried")
+		return Denial(kind + " addresses are not carried")
 	}
 	unpinned := false // an allow rule would match the name if it were pinned
 	for i := range all {
 		switch x := &all[i]; {
 		case !x.rule.scope.matches(f.Proto, f.Port):
-		case x.rule.Allow && x.byName() && !f.Pinned:
+		case x.rule.Allows() && x.byName() && !f.Pinned:
 			unpinned = true
 		default:
 			matches = append(matches, *x)
 		}
 	}
 	v := p.judge(f, kind, matches, unpinned)
-	if v.Allow && p.denyNames {
+	if v.Allowed() && (v.ByName || p.denyNames) {
+		v.Needs = NeedsName
+	}
+	if v.Allowed() && p.denyNames {
 		for _, alias := range f.Aliases {
 			if d, denied := p.deniedAs(f, alias); denied {
 				return d
@@ -202,7 +205,7 @@ func (p *Policy) deniedAs(f *Flow, alias Name) (v Verdict, denied bool) {
 	var buffer [4]match
 	all := slices.DeleteFunc(p.matchName(buffer[:0], alias), func(x match) bool { return !x.rule.scope.matches(f.Proto, f.Port) })
 	for i := range all {
-		if d := &all[i]; !d.rule.Allow && !carvedOut(d, all) {
+		if d := &all[i]; !d.rule.Allows() && !carvedOut(d, all) {
 			v = d.verdict()
 			v.alias = alias
 			return v, true
@@ -227,7 +230,7 @@ func (p *Policy) judge(f *Flow, kind string, matches []match, unpinned bool) Ver
 	valid := matches[:0]
 	for i := range matches {
 		switch x := &matches[i]; {
-		case !x.rule.Allow:
+		case !x.rule.Allows():
 			valid = append(valid, *x)
 		case kind != "" && x.byName():
 			// A name's owner must not be able to point the app at the LAN.
@@ -244,10 +247,10 @@ func (p *Policy) judge(f *Flow, kind string, matches []match, unpinned bool) Ver
 	ways := false   // there are several
 	for i := range valid {
 		x := &valid[i]
-		if !x.rule.Allow && !carvedOut(x, valid) {
+		if !x.rule.Allows() && !carvedOut(x, valid) {
 			return x.verdict()
 		}
-		if x.rule.Allow {
+		if x.rule.Allows() {
 			ways = ways || best != nil && p.way(best.rule.via) != p.way(x.rule.via)
 			if best == nil || best.byName() && !x.byName() {
 				best = x
@@ -256,7 +259,7 @@ func (p *Policy) judge(f *Flow, kind string, matches []match, unpinned bool) Ver
 	}
 	if ways {
 		if best = p.narrowest(valid); best == nil {
-			return Deny("rules of which none is the narrower send it different ways (via)")
+			return Denial("rules of which none is the narrower send it different ways (via)")
 		}
 	}
 	if best != nil {
@@ -273,21 +276,21 @@ func (p *Policy) judge(f *Flow, kind string, matches []match, unpinned bool) Ver
 	case namedSpecial:
 		v.reason, v.special = "the name leads to a "+kind+" address, which no rule allows", true
 	case unpinned:
-		return Deny("the name " + string(f.Name) + " was not resolved to this address")
+		return Denial("the name " + string(f.Name) + " was not resolved to this address")
 	case kind == "loopback":
 		v.reason = "the host's loopback is reached only if a rule names it"
 	case !p.ingress && guarded(f.Proto, f.Port):
 		v.reason = fmt.Sprintf("port %d is for resolvers, which only a rule with that port allows", f.Port)
 	case p.fallbackText != "":
-		v.Allow, v.reason = p.fallback, p.fallbackText
+		v.Action, v.reason = action(p.fallback), p.fallbackText
 	case p.fallback:
-		v.Allow, v.reason = true, "no rule denies it"
+		v.Action, v.reason = Allow, "no rule denies it"
 	case p.count == 0:
 		v.reason = "the policy has no rules"
 	default:
 		v.reason = "no rule allows it"
 	}
-	if v.Allow {
+	if v.Allowed() {
 		v.Via, v.Lacks = p.way(Default), Target{}
 	}
 	return v
@@ -298,8 +301,8 @@ func (p *Policy) judge(f *Flow, kind string, matches []match, unpinned bool) Ver
 func (p *Policy) narrowest(matches []match) *match {
 	for i := range matches {
 		x := &matches[i]
-		if x.rule.Allow && !slices.ContainsFunc(matches, func(y match) bool {
-			return y.rule.Allow && p.way(y.rule.via) != p.way(x.rule.via) && !(y.covers(x) && !x.covers(&y))
+		if x.rule.Allows() && !slices.ContainsFunc(matches, func(y match) bool {
+			return y.rule.Allows() && p.way(y.rule.via) != p.way(x.rule.via) && !(y.covers(x) && !x.covers(&y))
 		}) {
 			return x
 		}
@@ -328,7 +331,7 @@ func (p *Policy) Chained(n Name) bool {
 	}
 	chained := false
 	p.eachFlow(Flow{Name: n, Pinned: true}, func(_ Flow, v Verdict, _ bool) bool {
-		chained = chained || v.Allow && v.Via != Direct
+		chained = chained || v.Allowed() && v.Via != Direct
 		return chained
 	})
 	return chained
@@ -352,11 +355,11 @@ func (p *Policy) decideSome(f Flow) (v Verdict) {
 	first, shuts := true, false // shuts: v is by a rule that shuts what another one opens
 	p.eachFlow(f, func(_ Flow, d Verdict, opened bool) bool {
 		// Rather that the address is special, or else such a rule, than what shuts the rest.
-		if d.Allow || first || !v.special && (d.special || !shuts && d.rule != nil && opened) {
+		if d.Allowed() || first || !v.special && (d.special || !shuts && d.rule != nil && opened) {
 			v, shuts = d, d.rule != nil && opened
 		}
 		first = false
-		return d.Allow
+		return d.Allowed()
 	})
 	v.Lacks.Proto, v.Lacks.Port = protoCount, 0
 	return v
@@ -386,7 +389,7 @@ func (p *Policy) eachFlow(f Flow, found func(f Flow, v Verdict, opened bool) boo
 			}
 			opened := false
 			for i := range all {
-				opened = opened || all[i].rule.Allow && all[i].rule.scope.matches(f.Proto, f.Port)
+				opened = opened || all[i].rule.Allows() && all[i].rule.scope.matches(f.Proto, f.Port)
 			}
 			if found(f, p.decide(&f, kind, all, some[:0]), opened) {
 				return
@@ -424,7 +427,7 @@ func (p *Policy) HasBelow(n Name) bool {
 	if _, ok := p.ancestors.find(n); ok {
 		return true
 	}
-	return p.DecideName("*." + n).Allow // a name that no rule has: what holds for all
+	return p.DecideName("*." + n).Allowed() // a name that no rule has: what holds for all
 }
 
 // OpenByDefault tells whether what no rule matches is allowed though no line says
@@ -440,11 +443,11 @@ func (p *Policy) JudgesNames() bool { return p.denyNames }
 
 // carvesOut tells whether x is an allow that overrides the deny d.
 func (x *match) carvesOut(d *match) bool {
-	return x.rule.Allow && d.covers(x) && !x.covers(d)
+	return x.rule.Allows() && d.covers(x) && !x.covers(d)
 }
 
 // verdict is that of the rule.
-func (x *match) verdict() Verdict { return Verdict{Allow: x.rule.Allow, rule: x.rule, line: x.line} }
+func (x *match) verdict() Verdict { return Verdict{Action: x.rule.Action, rule: x.rule, line: x.line} }
 
 // guarded are the ports of resolvers other than appfw's: DNS over TLS and QUIC
 // (RFC 7858, RFC 9250), mDNS (RFC 6762), LLMNR (RFC 4795).

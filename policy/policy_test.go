@@ -267,12 +267,12 @@ func TestDecide(t *testing.T) {
 			flow, want, _ := strings.Cut(row, " => ")
 			v := p.Decide(parseFlow(t, flow))
 			got := "- " + v.Reason()
-			if v.Allow {
+			if v.Allowed() {
 				got = "+ " + v.Reason()
 			}
 			if v.Rule() != nil {
 				got = fmt.Sprintf("%.1s%d", got, v.Rule().Pos.Line)
-				how := map[bool]string{true: "allows", false: "denies"}[v.Allow]
+				how := map[bool]string{true: "allows", false: "denies"}[v.Allowed()]
 				if reason := fmt.Sprintf("the rule %s (p:%d) %s it", v.Rule().Text, v.Rule().Pos.Line, how); v.Reason() != reason {
 					t.Errorf("%s: reason %q, want %q", flow, v.Reason(), reason)
 				}
@@ -307,12 +307,12 @@ func TestHint(t *testing.T) {
 	} {
 		f := parseFlow(t, tt.flow)
 		v := compile(t, tt.policy).Decide(f)
-		if v.Allow || v.Hint() != tt.want {
+		if v.Allowed() || v.Hint() != tt.want {
 			t.Errorf("%s: %s: %+v, want hint %q", tt.policy, tt.flow, v, tt.want)
 		}
 		if v.Hint() != "" {
 			f.Pinned = true
-			if v := compile(t, tt.policy+"\nallow "+v.Hint()).Decide(f); !v.Allow {
+			if v := compile(t, tt.policy+"\nallow "+v.Hint()).Decide(f); !v.Allowed() {
 				t.Errorf("%s: %s: not allowed as hinted: %+v", tt.policy, tt.flow, v)
 			}
 		}
@@ -347,7 +347,7 @@ func TestDecideName(t *testing.T) {
 		{"allow x.example\ndeny x.example:1-852\ndeny x.example:854-5352\ndeny x.example:5354-65535\ndeny x.example/icmp", "x.example", "-2"},
 	} {
 		v := compile(t, tt.policy).DecideName(Name(tt.name))
-		got := map[bool]string{true: "+", false: "-"}[v.Allow]
+		got := map[bool]string{true: "+", false: "-"}[v.Allowed()]
 		if v.Rule() != nil {
 			got += strconv.Itoa(v.Rule().Pos.Line)
 		} else {
@@ -373,7 +373,7 @@ func TestPolicyFacts(t *testing.T) {
 	if !fromFile(t, "deny", []byte("x.example")).JudgesNames() || fromFile(t, "deny", []byte("10.0.0.0/8")).JudgesNames() {
 		t.Error("lists judge names")
 	}
-	if p := compile(t, "allow-unix /run/x"); len(p.Shown) != 1 || p.Decide(parseFlow(t, "tcp 8.8.8.8 80")).Allow {
+	if p := compile(t, "allow-unix /run/x"); len(p.Shown) != 1 || p.Decide(parseFlow(t, "tcp 8.8.8.8 80")).Allowed() {
 		t.Error("allow-unix opens more than a socket")
 	}
 	line := Line{"deny", "any/udp", Pos{"--deny", 0, 1}, 1}
@@ -395,7 +395,7 @@ func TestOtherLines(t *testing.T) {
 		t.Errorf("%+v %+v %v", p.Hosts, p.DNS, p.Budget)
 	}
 	for name, want := range map[Name]bool{"a.com": true, "a.github.io": true, "a.net": false, "a.corp": true} {
-		if v := p.DecideName(name); v.Allow != want || v.Exact {
+		if v := p.DecideName(name); v.Allowed() != want || v.Exact {
 			t.Errorf("%s: %+v", name, v)
 		}
 	}
@@ -444,8 +444,8 @@ func TestHasBelow(t *testing.T) {
 // has it: that opens nothing.
 func TestISATAP(t *testing.T) {
 	p := compile(t, "allow 8.8.8.8")
-	if v := p.Decide(Flow{Addr: netip.MustParseAddr("2606:4700::5efe:808:808"), Port: 443}); v.Allow || v.Hint() != "[2606:4700::5efe:808:808]:443" {
-		t.Errorf("%v: %s", v.Allow, v)
+	if v := p.Decide(Flow{Addr: netip.MustParseAddr("2606:4700::5efe:808:808"), Port: 443}); v.Allowed() || v.Hint() != "[2606:4700::5efe:808:808]:443" {
+		t.Errorf("%v: %s", v.Action, v)
 	}
 }
 

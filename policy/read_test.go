@@ -130,7 +130,7 @@ func TestFiles(t *testing.T) {
 		"y.example":   "no rule allows it",
 	} {
 		v := p.DecideName(name)
-		if v.Reason() != want || v.Allow != strings.Contains(want, " allows it") && name != "y.example" {
+		if v.Reason() != want || v.Allowed() != strings.Contains(want, " allows it") && name != "y.example" {
 			t.Errorf("%s: %+v, want %s", name, v, want)
 		}
 	}
@@ -190,7 +190,7 @@ func TestListEntries(t *testing.T) {
 		if tt.addr != "" {
 			f.Addr = netip.MustParseAddr(tt.addr)
 		}
-		if v := p.Decide(f); v.Allow != tt.want {
+		if v := p.Decide(f); v.Allowed() != tt.want {
 			t.Errorf("%s @(%s) %s: %+v", tt.word, tt.list, tt.lines, v)
 		}
 	}
@@ -208,7 +208,7 @@ func TestListPositions(t *testing.T) {
 			continue
 		}
 		first := strings.Count(b.String()[:strings.Index(b.String(), text+"\n")], "\n") + 1
-		if v := p.DecideName(Name(text)); v.Allow || v.Rule().Pos.Line != first {
+		if v := p.DecideName(Name(text)); v.Allowed() || v.Rule().Pos.Line != first {
 			t.Fatalf("line %d, %s: %+v, want line %d", number+1, text, v, first)
 		}
 	}

@@ -35,9 +35,9 @@ func ParseProto(s string) (Proto, error) {
 
 // Rule is one line of a policy that allows or denies destinations.
 type Rule struct {
-	Allow bool
-	Text  string // as it was written: "allow example.com:443"
-	Pos   Pos
+	Action Action
+	Text   string // as it was written: "allow example.com:443"
+	Pos    Pos
 
 	host  host
 	scope scope
@@ -46,6 +46,9 @@ type Rule struct {
 	via   string // how what it allows goes out: Direct, Default, or a chain's name
 	list  string // the file of its list; "" if it has none
 }
+
+// Allows tells whether what the rule matches may be.
+func (r *Rule) Allows() bool { return r.Action == Allow }
 
 func (r *Rule) String() string { return r.Text + " (" + r.Pos.String() + ")" }
 

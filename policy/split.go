@@ -79,13 +79,13 @@ func (p *Policy) opens(a netip.Addr, some bool) bool {
 	to, from := !some, !some
 	p.eachFlow(Flow{Addr: a}, func(f Flow, v Verdict, _ bool) bool {
 		if some || !guarded(f.Proto, f.Port) {
-			to = v.Allow && v.Via == Direct
+			to = v.Allowed() && v.Via == Direct
 		}
 		return to == some
 	})
 	p.from.eachFlow(Flow{Addr: a}, func(f Flow, v Verdict, _ bool) bool {
 		if f.Proto != ICMP { // no port is published for it
-			from = v.Allow
+			from = v.Allowed()
 		}
 		return from == some
 	})

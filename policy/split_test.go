@@ -97,8 +97,8 @@ func TestSplitModel(t *testing.T) {
 			want := !in(always) || a == netip.MustParseAddr("::1")
 			for _, proto := range []Proto{TCP, UDP, ICMP} {
 				for _, port := range []uint16{1, 80, 443, 853, 65535} {
-					want = want && (port == 853 || p.Decide(Flow{Proto: proto, Addr: a, Port: port}).Allow)
-					want = want && (proto == ICMP || p.DecideFrom(proto, a, port).Allow)
+					want = want && (port == 853 || p.Decide(Flow{Proto: proto, Addr: a, Port: port}).Allowed())
+					want = want && (proto == ICMP || p.DecideFrom(proto, a, port).Allowed())
 				}
 			}
 			if in(open) != want {

@@ -1,13 +1,43 @@
 package policy
 
+// Action is what is done with a flow. The strictest is the zero value: what nobody
+// has decided on is denied.
+type Action uint8
+
+const (
+	Deny Action = iota
+	Ask         // somebody is asked; no rule says so yet
+	Allow
+)
+
+var actionNames = [...]string{"deny", "ask", "allow"}
+
+func (a Action) String() string { return actionNames[a] }
+
+func action(allow bool) Action {
+	if allow {
+		return Allow
+	}
+	return Deny
+}
+
+// Needs is what has to be seen of an allowed flow before it may pass.
+type Needs uint8
+
+const (
+	NeedsNothing  Needs = iota
+	NeedsName           // each name that it shows (SNI, Host) is judged
+	NeedsRequests       // each of its requests is judged; no rule says so yet
+)
+
 // Verdict is a decision with its reason. It is small, holds on to no more of the
 // policy than the rule, and has words made only when they are asked for.
 type Verdict struct {
-	Allow bool
+	Action Action
+	Needs  Needs // of an allowed flow
 
-	// ByName tells of an allowed flow that it is allowed for its name alone:
-	// any other name that the flow shows is to be judged as well. Exact tells
-	// that the rule is for that very name, not for many by a wildcard.
+	// ByName tells of an allowed flow that it is allowed for its name alone. Exact
+	// tells that the rule is for that very name, not for many by a wildcard.
 	ByName, Exact bool
 
 	// Via is how an allowed flow goes out: Direct, or the name of a chain in
@@ -26,8 +56,11 @@ type Verdict struct {
 	special bool   // its name is allowed, but leads to a special address
 }
 
-// Deny is a denial by no rule, for a reason in plain words.
-func Deny(reason string) Verdict { return Verdict{reason: reason} }
+// Allowed tells whether the flow may be.
+func (v Verdict) Allowed() bool { return v.Action == Allow }
+
+// Denial is a denial by no rule, for a reason in plain words.
+func Denial(reason string) Verdict { return Verdict{reason: reason} }
 
 // Because is the verdict with another reason.
 func (v Verdict) Because(reason string) Verdict {
@@ -41,7 +74,7 @@ func (v Verdict) Rule() *Rule {
 	if v.line == 0 {
 		return v.rule
 	}
-	return &Rule{Allow: v.rule.Allow, Text: v.rule.Text, Pos: Pos{File: v.rule.list, Line: int(v.line)}}
+	return &Rule{Action: v.rule.Action, Text: v.rule.Text, Pos: Pos{File: v.rule.list, Line: int(v.line)}}
 }
 
 // Reason says in plain words why.
@@ -49,7 +82,7 @@ func (v Verdict) Reason() string {
 	reason := v.reason
 	if r := v.Rule(); reason == "" && r != nil {
 		does := " denies it"
-		if r.Allow {
+		if r.Allows() {
 			does = " allows it"
 		}
 		reason = "the rule " + r.String() + does
@@ -78,7 +111,7 @@ func (v Verdict) Hint() string {
 // String is the reason, and what to do about a denial.
 func (v Verdict) String() string {
 	hint := v.Hint()
-	if v.Allow || hint == "" {
+	if v.Allowed() || hint == "" {
 		return v.Reason()
 	}
 	flag := "--allow "

@@ -148,7 +148,7 @@ func TestVia(t *testing.T) {
 			if got == Default {
 				got = "default"
 			}
-			if !v.Allow {
+			if !v.Allowed() {
 				got = "- " + v.Reason()
 			}
 			if got != want {

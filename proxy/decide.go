@@ -74,8 +74,8 @@ func (s *shownNames) add(n policy.Name) {
 func (p *Proxy) decide(from origin, proto policy.Proto, dst netip.AddrPort, asked *dnsguard.Pin) decision {
 	d := decision{origin: from, proto: proto, dst: dst, asked: asked, rules: p.Policy(), started: p.Now(), shown: new(shownNames)}
 	d.verdict, d.name = p.decideAsked(d.rules, proto, dst, asked)
-	d.looked = d.verdict.ByName || d.rules.JudgesNames()
-	if d.verdict.Allow {
+	d.looked = d.verdict.Needs == policy.NeedsName
+	if d.verdict.Allowed() {
 		d.chain = p.chain(d.verdict.Via)
 	}
 	return d
@@ -96,10 +96,10 @@ func (p *Proxy) decideFrom(proto policy.Proto, client netip.AddrPort, port uint1
 func (p *Proxy) decideClient(rules *policy.Policy, proto policy.Proto, from netip.AddrPort) policy.Verdict {
 	a := from.Addr().WithZone("")
 	if _, ours := p.synthetic(a); ours && len(rules.Upstreams) > 0 {
-		return policy.Deny("it is an address that stands for a name")
+		return policy.Denial("it is an address that stands for a name")
 	}
 	if own(a) {
-		return policy.Deny("it is an address of appfw's own")
+		return policy.Denial("it is an address of appfw's own")
 	}
 	return rules.DecideFrom(proto, a, from.Port())
 }
@@ -113,7 +113,7 @@ func own(a netip.Addr) bool {
 func (p *Proxy) judge(d *decision, shown policy.Name) policy.Verdict {
 	d.shown.add(shown) // before, so that Recheck sees it if the policy changes meanwhile
 	v := p.decideShown(p.Policy(), d, shown)
-	if !v.Allow {
+	if !v.Allowed() {
 		e := d.event(v)
 		e.Name = string(shown)
 		p.Log(e)
@@ -143,14 +143,14 @@ func (p *Proxy) end(d *decision, v policy.Verdict) Event {
 // again decides on a flow as if it began now, if the policy has changed.
 func (p *Proxy) again(d *decision) policy.Verdict {
 	if d.still != nil && !d.still() {
-		return policy.Deny("its user may not use the proxy any more, or under another policy")
+		return policy.Denial("its user may not use the proxy any more, or under another policy")
 	}
 	rules := p.Policy()
 	if rules == d.rules {
 		return d.verdict
 	}
 	v := p.decideBy(rules, d)
-	if v.Allow {
+	if v.Allowed() {
 		d.rules = rules // and the old ones may be forgotten
 	}
 	return v
@@ -162,24 +162,24 @@ func (p *Proxy) decideBy(rules *policy.Policy, d *decision) policy.Verdict {
 		return p.decideClient(rules, d.proto, d.dst)
 	}
 	v, _ := p.decideAsked(rules, d.proto, d.dst, d.asked)
-	if v.Allow && p.chain(v.Via) != d.chain {
-		return policy.Deny("the policy has changed, and it would go out another way now")
+	if v.Allowed() && p.chain(v.Via) != d.chain {
+		return policy.Denial("the policy has changed, and it would go out another way now")
 	}
-	if v.Allow && d.real != nil {
-		if v, _ := p.decideReal(rules, d.proto, d.real.dst, &d.real.pin); !v.Allow {
+	if v.Allowed() && d.real != nil {
+		if v, _ := p.decideReal(rules, d.proto, d.real.dst, &d.real.pin); !v.Allowed() {
 			return v
 		}
 	}
-	if !v.Allow || !v.ByName && !rules.JudgesNames() {
+	if !v.Allowed() || v.Needs == policy.NeedsNothing {
 		return v
 	}
 	d.shown.mu.Lock()
 	defer d.shown.mu.Unlock()
 	if !d.looked || d.shown.many { // it may have shown one that is denied
-		return policy.Deny("the policy has changed, and not every name that the flow has shown is known")
+		return policy.Denial("the policy has changed, and not every name that the flow has shown is known")
 	}
 	for _, shown := range d.shown.names {
-		if v := p.decideShown(rules, d, shown); !v.Allow {
+		if v := p.decideShown(rules, d, shown); !v.Allowed() {
 			return v
 		}
 	}
@@ -198,7 +198,7 @@ func (p *Proxy) track(f flow, d *decision) policy.Verdict {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	v := p.again(d)
-	if v.Allow {
+	if v.Allowed() {
 		p.flows[f] = d
 	}
 	return v
@@ -217,7 +217,7 @@ func (p *Proxy) Recheck() {
 	p.mu.Lock()
 	intakes := slices.Clone(p.intakes)
 	for f, d := range p.flows {
-		if v := p.again(d); !v.Allow {
+		if v := p.again(d); !v.Allowed() {
 			p.deny(d, v)
 			f.abort()
 		}
@@ -230,7 +230,7 @@ func (p *Proxy) Recheck() {
 				continue // appfw's own, or judged again when it is accepted
 			}
 			d := c.decision // which is read by who dials
-			if v := in.again(&d); !v.Allow {
+			if v := in.again(&d); !v.Allowed() {
 				c.denied = &v
 				c.cancel()
 			}
@@ -249,7 +249,7 @@ func (p *Proxy) Decide(rules *policy.Policy, proto policy.Proto, dst netip.AddrP
 func (p *Proxy) decideAsked(rules *policy.Policy, proto policy.Proto, dst netip.AddrPort, asked *dnsguard.Pin) (v policy.Verdict, name policy.Name) {
 	if name, ours := p.synthetic(dst.Addr()); name != "" || ours && len(rules.Upstreams) > 0 {
 		if name == "" {
-			return policy.Deny("it is an address that stands for a name, and was given out for none (synthetic PREFIX has others for that)"), ""
+			return policy.Denial("it is an address that stands for a name, and was given out for none (synthetic PREFIX has others for that)"), ""
 		}
 		return rules.Decide(policy.Flow{Proto: proto, Port: dst.Port(), Name: name, Pinned: true}), name
 	}
@@ -259,16 +259,16 @@ func (p *Proxy) decideAsked(rules *policy.Policy, proto policy.Proto, dst netip.
 // decideReal is decideAsked for an address that stands for itself.
 func (p *Proxy) decideReal(rules *policy.Policy, proto policy.Proto, dst netip.AddrPort, asked *dnsguard.Pin) (v policy.Verdict, name policy.Name) {
 	if own(dst.Addr()) {
-		return policy.Deny("it is an address of appfw's own"), ""
+		return policy.Denial("it is an address of appfw's own"), ""
 	}
 	if Among(p.Own, dst) {
-		return policy.Deny("it is a port of appfw's own"), ""
+		return policy.Denial("it is a port of appfw's own"), ""
 	}
 	v, name = p.decidePinned(rules, proto, dst, asked)
-	if v.Allow && (v.ByName || v.Rule() == nil) && onThisHost(dst.Addr()) {
+	if v.Allowed() && (v.ByName || v.Rule() == nil) && onThisHost(dst.Addr()) {
 		// A name's owner must not be able to point the app at the host itself,
 		// and its services are no more open by default than its loopback.
-		v = policy.Deny("it is an address of this host, and no rule names that")
+		v = policy.Denial("it is an address of this host, and no rule names that")
 		v.Lacks = policy.Target{Proto: proto, Addr: dst.Addr(), Port: dst.Port()}
 	}
 	return v, name
@@ -300,7 +300,7 @@ func (p *Proxy) decidePinned(rules *policy.Policy, proto policy.Proto, dst netip
 	for i, x := range pinned {
 		flow.Name, flow.Aliases = x.Name, x.Aliases
 		switch v := rules.Decide(flow); {
-		case v.Allow:
+		case v.Allowed():
 			p.Pins.Keep(dst.Addr(), x.Name, p.Now())
 			return v, x.Name
 		case i == 0:

@@ -66,19 +66,19 @@ func TestAgain(t *testing.T) {
 			pins.Give(n, nil, []netip.Addr{dst.Addr()}, time.Minute, now)
 		}
 		d := p.decide(origin{}, policy.TCP, dst, nil)
-		if !d.verdict.Allow {
+		if !d.verdict.Allowed() {
 			t.Fatalf("%q: %+v", c.before, d.verdict)
 		}
 		for _, n := range c.shown {
-			if v := p.judge(&d, n); !v.Allow {
+			if v := p.judge(&d, n); !v.Allowed() {
 				t.Fatalf("%q: %s: %+v", c.before, n, v)
 			}
 		}
-		if v := p.again(&d); !v.Allow {
+		if v := p.again(&d); !v.Allowed() {
 			t.Errorf("%q: denied under its own policy: %+v", c.before, v)
 		}
 		rules = compile(c.after)
-		if v := p.again(&d); v.Allow != (c.want == "") || !v.Allow && v.Reason() != c.want {
+		if v := p.again(&d); v.Allowed() != (c.want == "") || !v.Allowed() && v.Reason() != c.want {
 			t.Errorf("%q, then %q: %+v, want %q", c.before, c.after, v, c.want)
 		}
 	}

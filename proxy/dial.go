@@ -114,7 +114,7 @@ func (p *Proxy) resolve(ctx context.Context, d *decision, name policy.Name) ([]n
 	addrs, pin, err := p.Guard.Lookup(ctx, d.rules, name)
 	addrs = slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool {
 		v, _ := p.decideReal(d.rules, d.proto, netip.AddrPortFrom(a, d.dst.Port()), &pin)
-		return !v.Allow || v.Via != policy.Direct
+		return !v.Allowed() || v.Via != policy.Direct
 	})
 	if len(addrs) == 0 && err == nil {
 		err = unix.EHOSTUNREACH

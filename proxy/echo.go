@@ -23,10 +23,10 @@ const (
 func (in *intake) echo(p netns.Packet) {
 	d := in.decide(in.origin(p), policy.ICMP, p.Dst, nil)
 	v := d.verdict
-	if chained, _ := in.synthetic(p.Dst.Addr()); v.Allow && (v.Via != policy.Direct || chained != "") {
-		v = policy.Deny("upstreams carry no ICMP")
+	if chained, _ := in.synthetic(p.Dst.Addr()); v.Allowed() && (v.Via != policy.Direct || chained != "") {
+		v = policy.Denial("upstreams carry no ICMP")
 	}
-	if !v.Allow {
+	if !v.Allowed() {
 		in.refuse(p, v)
 		return
 	}
@@ -51,7 +51,7 @@ func (in *intake) echo(p netns.Packet) {
 			}
 			in.unconnected(&d, err)
 			if errors.Is(err, errNoPing) {
-				in.deny(&d, policy.Deny(errNoPing.Error()+" (appfw doctor says how)"))
+				in.deny(&d, policy.Denial(errNoPing.Error()+" (appfw doctor says how)"))
 			}
 			return
 		}

@@ -70,7 +70,7 @@ func (e *Explicit) Serve(ctx context.Context, l net.Listener) {
 		name := conn.RemoteAddr().String()
 		if _, ok := conn.(*net.UnixConn); ok {
 			name = "unix"
-		} else if d := e.all.decideFrom(policy.TCP, addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr()).Port()); !d.verdict.Allow {
+		} else if d := e.all.decideFrom(policy.TCP, addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr()).Port()); !d.verdict.Allowed() {
 			e.all.deny(&d, d.verdict)
 			reset(conn)
 			return
@@ -165,7 +165,7 @@ func (c *client) enter(user, password string) bool {
 	}
 	if c.Proxy = c.explicit.admit(user, password); c.Proxy == nil {
 		c.explicit.all.Log(Event{
-			Verdict: policy.Deny("the user and the password are nobody's"), Proto: "tcp", Client: c.client, User: user,
+			Verdict: policy.Denial("the user and the password are nobody's"), Proto: "tcp", Client: c.client, User: user,
 		})
 		return false
 	}
@@ -194,24 +194,24 @@ func (a *asker) destinations(ctx context.Context, proto policy.Proto, host strin
 		return &refused{e.What(), v}
 	}
 	if port == 0 {
-		return nil, deny(policy.Deny("there is no port 0"), host, netip.Addr{})
+		return nil, deny(policy.Denial("there is no port 0"), host, netip.Addr{})
 	}
 	if addr, err := netip.ParseAddr(host); err == nil {
 		if addr.Zone() != "" {
-			return nil, deny(policy.Deny("addresses with a zone mean nothing to others"), addr.WithZone("").String(), netip.Addr{})
+			return nil, deny(policy.Denial("addresses with a zone mean nothing to others"), addr.WithZone("").String(), netip.Addr{})
 		}
 		d := a.decide(a.origin, proto, netip.AddrPortFrom(addr.Unmap(), port), nil)
-		if !d.verdict.Allow {
+		if !d.verdict.Allowed() {
 			return nil, deny(d.verdict, string(d.name), d.dst.Addr())
 		}
 		return []*decision{&d}, nil
 	}
 	name, err := policy.ParseName(host)
 	if err != nil {
-		return nil, deny(policy.Deny("not the name of a host: "+err.Error()), strings.ToValidUTF8(host[:min(len(host), 255)], ""), netip.Addr{})
+		return nil, deny(policy.Denial("not the name of a host: "+err.Error()), strings.ToValidUTF8(host[:min(len(host), 255)], ""), netip.Addr{})
 	}
 	if !dnsguard.Localhost(name) { // that is an address in all but spelling
-		if v := a.Policy().Decide(policy.Flow{Proto: proto, Port: port, Name: name, Pinned: true}); !v.Allow {
+		if v := a.Policy().Decide(policy.Flow{Proto: proto, Port: port, Name: name, Pinned: true}); !v.Allowed() {
 			return nil, deny(v, string(name), netip.Addr{})
 		}
 	}
@@ -227,9 +227,9 @@ func (a *asker) destinations(ctx context.Context, proto policy.Proto, host strin
 	for _, addr := range addrs {
 		d := a.decide(a.origin, proto, netip.AddrPortFrom(addr, port), &pin)
 		switch chained, _ := a.synthetic(addr); {
-		case d.verdict.Allow && chained != "":
+		case d.verdict.Allowed() && chained != "":
 			return []*decision{&d}, nil // the others stand for the same name
-		case d.verdict.Allow:
+		case d.verdict.Allowed():
 			allowed = append(allowed, &d)
 		case denied == nil:
 			denied = &d
@@ -278,7 +278,7 @@ func (c *client) pass(to *reached, early []byte) {
 	_ = c.SetDeadline(time.Time{})
 	r := newRelay(c.stream, to.stream, *to.decision)
 	r.early = early
-	if v := c.track(r, &r.decision); !v.Allow {
+	if v := c.track(r, &r.decision); !v.Allowed() {
 		r.abort()
 		c.deny(&r.decision, v)
 		c.ended(&r.decision, r.verdict, 0, 0)

@@ -144,7 +144,7 @@ func (x *fuzzed) converse(t *testing.T, b []byte) (heard []byte, hosts []string)
 	x.tenant.mu.Lock()
 	defer x.tenant.mu.Unlock()
 	for _, e := range x.events {
-		if e.Verdict.Allow && e.Proto != "dns" && e.Dst != netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), x.port) {
+		if e.Verdict.Allowed() && e.Proto != "dns" && e.Dst != netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), x.port) {
 			t.Fatalf("%q: allowed %+v", b, e)
 		}
 	}

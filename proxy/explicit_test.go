@@ -459,7 +459,7 @@ func TestUsers(t *testing.T) {
 		c.Close()
 	}
 	if !all.reported(func(e Event) bool {
-		return !e.Verdict.Allow && e.User == "c" && strings.HasPrefix(e.Client, "127.0.0.1:")
+		return !e.Verdict.Allowed() && e.User == "c" && strings.HasPrefix(e.Client, "127.0.0.1:")
 	}) {
 		t.Error("an unknown user is not reported")
 	}

@@ -47,7 +47,7 @@ func (p *Proxy) Publish(ctx context.Context, port Published, in Inward) error {
 func (p *Proxy) letIn(ctx context.Context, conn *net.TCPConn, port uint16, in Inward) {
 	d := p.decideFrom(policy.TCP, addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr()).Port())
 	p.Log(d.event(d.verdict))
-	if !d.verdict.Allow {
+	if !d.verdict.Allowed() {
 		reset(conn)
 		return
 	}
@@ -65,7 +65,7 @@ func (p *Proxy) letIn(ctx context.Context, conn *net.TCPConn, port uint16, in In
 		return
 	}
 	r := newRelay(app, conn, d)
-	if v := p.track(r, &r.decision); !v.Allow {
+	if v := p.track(r, &r.decision); !v.Allowed() {
 		r.abort()
 		p.deny(&r.decision, v)
 		p.ended(&r.decision, d.verdict, 0, 0)
@@ -201,7 +201,7 @@ func (c *clients) datagram(from mmsg.Origin, data []byte) *udpFlow {
 // open begins the flow of a client; nil if there can be none.
 func (c *clients) open(v visit) *udpFlow {
 	d := c.decideFrom(policy.UDP, namedZone(v.client), addrPortUDP(c.port.UDP.LocalAddr()).Port())
-	if !d.verdict.Allow {
+	if !d.verdict.Allowed() {
 		c.mu.Lock()
 		if c.rules != d.rules || len(c.denied) >= maxDeniedClients {
 			clear(c.denied)
@@ -228,7 +228,7 @@ func (c *clients) open(v visit) *udpFlow {
 	}
 	c.mu.Lock()
 	denied := c.track(f, &f.decision)
-	if denied.Allow {
+	if denied.Allowed() {
 		if len(c.flows) >= maxUDP {
 			f := idlest(maps.Values(c.flows))
 			delete(c.flows, f.app.(*visitor).visit)
@@ -237,7 +237,7 @@ func (c *clients) open(v visit) *udpFlow {
 		c.flows[v] = f
 	}
 	c.mu.Unlock()
-	if !denied.Allow {
+	if !denied.Allowed() {
 		f.close()
 		c.deny(&f.decision, denied)
 		c.ended(&f.decision, d.verdict, 0, 0)

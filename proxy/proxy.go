@@ -136,9 +136,9 @@ func (p *Proxy) Alive() {
 func (in *intake) packet(p netns.Packet, err error) {
 	switch {
 	case err != nil:
-		in.refuse(p, policy.Deny("it hides where it goes: "+err.Error()))
+		in.refuse(p, policy.Denial("it hides where it goes: "+err.Error()))
 	case !in.fromApp(p):
-		in.refuse(p, policy.Deny("its source address "+p.Src.Addr().String()+" is not the app's"))
+		in.refuse(p, policy.Denial("its source address "+p.Src.Addr().String()+" is not the app's"))
 	case p.Proto == unix.IPPROTO_TCP:
 		in.syn(p)
 	case p.Proto == unix.IPPROTO_UDP:
@@ -146,7 +146,7 @@ func (in *intake) packet(p netns.Packet, err error) {
 	case p.Echo():
 		in.echo(p)
 	default:
-		in.refuse(p, policy.Deny("only TCP, UDP and ICMP echo are carried"))
+		in.refuse(p, policy.Denial("only TCP, UDP and ICMP echo are carried"))
 	}
 }
 
@@ -230,7 +230,7 @@ func shortage(err error) bool {
 }
 
 // errShort is why a flow is refused then.
-var errShort = policy.Deny("appfw has no file descriptor left for it (ulimit -n raises the limit)")
+var errShort = policy.Denial("appfw has no file descriptor left for it (ulimit -n raises the limit)")
 
 // connListener is a listener that connections are handed to.
 type connListener struct {

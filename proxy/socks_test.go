@@ -129,7 +129,7 @@ func (x *tenant) denials() (n int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, e := range x.events {
-		if !e.Verdict.Allow {
+		if !e.Verdict.Allowed() {
 			n++
 		}
 	}

@@ -213,7 +213,7 @@ func (d *datagrams) openTo(ctx context.Context, key string) (*udpFlow, error) {
 		}
 		name, _ := d.synthetic(f.dst.Addr())
 		f.app = &associatedUDP{d, appendAddress([]byte{0, 0, 0}, host(name, f.dst), f.dst.Port())}
-		if v := d.track(f, &f.decision); !v.Allow {
+		if v := d.track(f, &f.decision); !v.Allowed() {
 			f.close()
 			d.deny(&f.decision, v)
 			d.ended(&f.decision, f.verdict, 0, 0)

@@ -71,7 +71,7 @@ func (in *intake) syn(p netns.Packet) {
 		return
 	}
 	c := &pendingTCP{decision: in.decide(in.origin(p), policy.TCP, p.Dst, nil)}
-	if !c.verdict.Allow {
+	if !c.verdict.Allowed() {
 		in.refuse(p, c.verdict)
 		return
 	}
@@ -212,7 +212,7 @@ func (p *Proxy) unconnected(d *decision, err error) {
 	e.Verdict = e.Verdict.Because(e.Verdict.Reason() + "; connecting failed: " + e.Failed)
 	p.Log(e)
 	if failed := failure(err); failed != "" {
-		p.deny(d, policy.Deny(failed))
+		p.deny(d, policy.Denial(failed))
 	}
 }
 
@@ -305,7 +305,7 @@ func (in *intake) accept(l *tcp.Listener) {
 		}
 		k := flowKey{app.Remote, app.Local}
 		var r *relay
-		v := policy.Verdict{Allow: true}
+		v := policy.Verdict{Action: policy.Allow}
 		in.mu.Lock()
 		c := in.take(k)
 		if c != nil && c.out != nil {
@@ -320,7 +320,7 @@ func (in *intake) accept(l *tcp.Listener) {
 			in.work.Go(func() { in.resolver.hand(app) })
 		case r == nil:
 			in.work.Go(func() { in.explicit.serve(in.ctx, app, in.origins(unix.IPPROTO_TCP, k.src, k.dst), in.gate.ListenUDP) })
-		case !v.Allow:
+		case !v.Allowed():
 			r.abort()
 			in.deny(&r.decision, v)
 		default:
@@ -332,8 +332,8 @@ func (in *intake) accept(l *tcp.Listener) {
 // relay relays a connection that is tracked, and reports its end.
 func (p *Proxy) relay(ctx context.Context, r *relay) {
 	if r.looked {
-		r.judge = func(shown policy.Name) bool { return p.judge(&r.decision, shown).Allow }
-		r.garbled = func(err error) { p.deny(&r.decision, policy.Deny(err.Error())) }
+		r.judge = func(shown policy.Name) bool { return p.judge(&r.decision, shown).Allowed() }
+		r.garbled = func(err error) { p.deny(&r.decision, policy.Denial(err.Error())) }
 	}
 	sent, received := r.run(ctx)
 	p.untrack(r)

@@ -121,7 +121,7 @@ func (in *intake) datagram(p netns.Packet) {
 	in.mu.Unlock()
 
 	f := &udpFlow{decision: in.decide(in.origin(p), policy.UDP, p.Dst, nil)}
-	if !f.verdict.Allow {
+	if !f.verdict.Allowed() {
 		in.refuse(p, f.verdict)
 		return
 	}
@@ -157,14 +157,14 @@ func (in *intake) openUDP(k flowKey, f *udpFlow, first netns.Packet) {
 	delete(in.opening, k)
 	var v policy.Verdict
 	if err == nil {
-		if v = in.track(f, &f.decision); v.Allow {
+		if v = in.track(f, &f.decision); v.Allowed() {
 			in.udp[k] = f
 			in.evict()
 		}
 	}
 	in.mu.Unlock()
 	switch {
-	case err == nil && v.Allow:
+	case err == nil && v.Allowed():
 		for _, p := range waiting {
 			_ = in.gate.Accept(p)
 		}
@@ -189,7 +189,7 @@ func (in *intake) openUDP(k flowKey, f *udpFlow, first netns.Packet) {
 			case shortage(err):
 				in.refuse(p, errShort)
 			case errors.Is(err, errNoUDP):
-				in.refuse(p, policy.Deny(errNoUDP.Error()))
+				in.refuse(p, policy.Denial(errNoUDP.Error()))
 			default:
 				_ = in.gate.Reject(p, why)
 			}
@@ -397,13 +397,13 @@ func (p *Proxy) look(f *udpFlow, datagram []byte) (pass, denied bool) {
 		err = errLongHello
 	}
 	if err != nil {
-		v := policy.Deny(err.Error())
+		v := policy.Denial(err.Error())
 		p.deny(&f.decision, v)
 		f.refuse(v)
 		return false, true
 	}
 	for _, shown := range names {
-		if v := p.judge(&f.decision, shown); !v.Allow {
+		if v := p.judge(&f.decision, shown); !v.Allowed() {
 			f.refuse(v)
 			return false, true
 		}

@@ -227,7 +227,7 @@ func (f *forwarder) connect(ctx context.Context, _, addr string) (net.Conn, erro
 		return nil, err
 	}
 	c := &serverConn{reached: to}
-	if v := f.track(c, to.decision); !v.Allow {
+	if v := f.track(c, to.decision); !v.Allowed() {
 		f.deny(to.decision, v)
 		c.Close()
 		return nil, &refused{addr, v}

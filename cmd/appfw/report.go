@@ -181,12 +181,12 @@ func (r *reporter) close() error {
 
 // event records a flow.
 func (r *reporter) event(e proxy.Event) {
-	if !r.logs && (e.Verdict.Allow || e.Closed) {
+	if !r.logs && (e.Verdict.Allowed() || e.Closed) {
 		return // the usual case costs nothing
 	}
 	rec := newRecord("decision", e.Verdict)
 	rec.Proto, rec.Name = e.Proto, e.Name
-	if e.Verdict.Allow && !e.Ingress && e.Verdict.Via != policy.Direct {
+	if e.Verdict.Allowed() && !e.Ingress && e.Verdict.Via != policy.Direct {
 		rec.Via = cmp.Or(e.Verdict.Via, defaultVia)
 	}
 	if rec.Port = e.Dst.Port(); e.Dst.IsValid() {
@@ -201,7 +201,7 @@ func (r *reporter) event(e proxy.Event) {
 		rec.Event, rec.Sent, rec.Received, rec.Duration, rec.Error = "close", &e.Sent, &e.Received, &ms, e.Failed
 	}
 	r.write(rec)
-	if e.Verdict.Allow || e.Closed {
+	if e.Verdict.Allowed() || e.Closed {
 		return
 	}
 	r.denied(e.What(), e.Verdict, rec)
@@ -209,7 +209,7 @@ func (r *reporter) event(e proxy.Event) {
 
 // question records a name that was looked up.
 func (r *reporter) question(q dnsguard.Question) {
-	if !r.logs && q.Verdict.Allow && !q.Failed {
+	if !r.logs && q.Verdict.Allowed() && !q.Failed {
 		return
 	}
 	rec := newRecord("dns", q.Verdict)
@@ -225,7 +225,7 @@ func (r *reporter) question(q dnsguard.Question) {
 	switch {
 	case q.Failed && q.Type == "A" && !r.searched("failed ", q.Name): // other types programs can do without
 		r.once("failed "+q.Name, fmt.Sprintf("cannot resolve %s: %s", q.Name, q.Verdict.Reason()), rec)
-	case !q.Verdict.Allow && !r.searched("dns ", q.Name):
+	case !q.Verdict.Allowed() && !r.searched("dns ", q.Name):
 		r.denied("dns "+q.Name, q.Verdict, rec)
 	}
 }
@@ -247,7 +247,7 @@ func (r *reporter) searched(kind, name string) bool {
 
 func newRecord(event string, v policy.Verdict) record {
 	rec := record{Time: time.Now(), Event: event, Verdict: "deny", Direction: "out", Reason: v.Reason()}
-	if v.Allow {
+	if v.Allowed() {
 		rec.Verdict = "allow"
 	}
 	if rule := v.Rule(); rule != nil {

@@ -137,17 +137,17 @@ func dropInNotes(p *policy.Policy, anyPort bool, open []netip.Prefix) []string {
 	}
 	for _, r := range p.Rules() {
 		switch {
-		case r.Names() > 0 && r.Allow:
+		case r.Names() > 0 && r.Allows():
 			less("%s: names need appfw systemd netns or proxy", r)
 		case r.Names() > 0:
 			more("%s: names need appfw systemd netns or proxy; their addresses are not shut", r)
 		case r.Via() != "" && r.Via() != policy.Direct:
 			less("%s: ways out need appfw systemd netns or proxy", r)
-		case r.Scoped() && anyPort && r.Allow:
+		case r.Scoped() && anyPort && r.Allows():
 			more("%s: open for all ports and protocols", r)
 		case r.Scoped() && anyPort:
 			more("%s: not shut where anything else is open", r)
-		case r.Scoped() && r.Allow:
+		case r.Scoped() && r.Allows():
 			less("%s: systemd knows no ports or protocols (--any-port opens all there)", r)
 		case r.Scoped():
 			less("%s: systemd knows no ports or protocols; all are shut there (--any-port opens them)", r)

@@ -238,11 +238,11 @@ func TestSystemdModel(t *testing.T) {
 				if proto == policy.ICMP {
 					flow.Port = 0
 				}
-				if v := p.Decide(flow); v.Allow && !want || v.Allow != want && carried(a) && !isatap {
+				if v := p.Decide(flow); v.Allowed() && !want || v.Allowed() != want && carried(a) && !isatap {
 					t.Fatalf("seed %d: %s\n%s\n%s: %v, want %v", seed, text, imported, a, v, want)
 				}
 			}
-			if v := p.DecideFrom(policy.TCP, a, 80); v.Allow != want {
+			if v := p.DecideFrom(policy.TCP, a, 80); v.Allowed() != want {
 				t.Fatalf("seed %d: %s\n%s\nfrom %s: %v, want %v", seed, text, imported, a, v, want)
 			}
 			if got := systemdAllows(back, a); got && !want || got != want && carried(a) && !isatap {
@@ -276,7 +276,7 @@ func FuzzReadUnit(f *testing.F) {
 		}
 		p := mustCompile(t, text)
 		for _, q := range slices.Concat(u.allow, u.deny) {
-			if a := q.Addr(); carried(a) && p.Decide(policy.Flow{Addr: a, Port: 1}).Allow != systemdAllows(u, a) {
+			if a := q.Addr(); carried(a) && p.Decide(policy.Flow{Addr: a, Port: 1}).Allowed() != systemdAllows(u, a) {
 				t.Fatalf("%q: %s: %s", s, text, a)
 			}
 		}

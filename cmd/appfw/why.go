@@ -72,7 +72,7 @@ func explain(c *cobra.Command, flags policyFlags, dest string) error {
 	addrs := []netip.Addr{target.Addr}
 	if target.Name != "" {
 		v := rules.DecideName(target.Name)
-		if !v.Allow {
+		if !v.Allowed() {
 			v.Lacks = policy.Target{Proto: target.Proto, Name: target.Name, Port: target.Port}
 			return verdict(c, "dns "+string(target.Name), v)
 		}
@@ -94,7 +94,7 @@ func explain(c *cobra.Command, flags policyFlags, dest string) error {
 		if _, synthetic := guard.Synthetic.Name(a); name != "" && !synthetic {
 			what += " (" + a.String() + ")"
 		}
-		if v.Allow && v.Via != policy.Direct {
+		if v.Allowed() && v.Via != policy.Direct {
 			v = v.Because(v.Reason() + ", by " + policies.chains[v.Via].String())
 		}
 		if name != "" && slices.Contains(said, what) { // of both addresses that stand for it
@@ -110,7 +110,7 @@ func explain(c *cobra.Command, flags policyFlags, dest string) error {
 
 // verdict prints one; it is an error if it denies.
 func verdict(c *cobra.Command, what string, v policy.Verdict) error {
-	if v.Allow {
+	if v.Allowed() {
 		fmt.Fprintf(c.OutOrStdout(), "allow %s: %s\n", what, v.Reason())
 		return nil
 	}

@@ -51,7 +51,7 @@ func (j job) policy() ([]float64, error) {
 		decisions, began := 0, time.Now()
 		for ; time.Since(began) < j.Span/2; decisions += 1000 {
 			for range 1000 {
-				if v := p.Decide(flow); v.Allow != (len(figures) == 2) {
+				if v := p.Decide(flow); v.Allowed() != (len(figures) == 2) {
 					return nil, fmt.Errorf("%v", v)
 				}
 			}
