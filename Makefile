@@ -13,46 +13,65 @@ PEERS = bubblewrap dnsmasq-base dnsperf firejail passt slirp4netns uidmap unboun
 
 GO_DIRS = ./... ./testdata/internet ./testdata/machine ./testdata/gotest ./testdata/bench
 
+appfw: ## build the program (what make does)
 appfw: $(shell find cmd dnsguard netns policy proxy -name '*.go') go.mod go.sum
 	go build -trimpath -o $@ ./cmd/appfw
 
-.PHONY: check packages lint test race bench soak install clean
+.PHONY: help check packages lint test race fuzz cover bench soak install clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 12
+
+check: ## all tests: packages, lint, test, race
 check: packages lint test race
 
-packages:
+packages: ## install the Debian packages that the tests run, where they are missing
 	testdata/packages $(PACKAGES)
 
-lint:
+lint: ## gofmt, go vet and staticcheck
 	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
 	go vet $(GO_DIRS)
 	go tool staticcheck $(GO_DIRS)
 	go vet -tags soak ./cmd/appfw
 	go tool staticcheck -tags soak ./cmd/appfw
 
-# The small internet by itself: its test looks at what is left on the machine.
-test:
-	go run ./testdata/gotest -count=1 ./testdata/internet
-	go run ./testdata/gotest -count=1 ./...
+test: ## all tests, as root
+	go run ./testdata/gotest -count=1 ./testdata/internet ./...
 
 # The detector needs cgo. Of the end-to-end tests, those that differ in what
 # runs at the same time: names, all transports, both gates, logs, load.
-RACY = AllowedName|ShownName|UDP|Ping|HostLoopback|TestResolver$$|Cache|TestLog$$|Ends|Burst|DescriptorLimit|Signals|SentBeforeExit|TestQUIC$$|TLSClients|ReloadCuts|Upstream|Serve|ExplicitUDP|ExplicitShownName|Publish|Attach
-race:
-	CGO_ENABLED=1 go run ./testdata/gotest -race -count=1 ./dnsguard ./netns ./netns/mmsg ./netns/tcp ./policy ./proxy
+RACY = AllowedName|ShownName|UDP|Ping|HostLoopback|TestResolver$$|Cache|TestLog$$|Ends|Burst|DescriptorLimit|Signals|SentBeforeExit|TestQUIC$$|TLSClients|ReloadCuts|Upstream|Serve|ExplicitUDP|ExplicitShownName|Publish|Attach|TestStuck$$|DeniedFlood
+race: ## those tests under the race detector that it may tell something
+	CGO_ENABLED=1 go run ./testdata/gotest -race -count=1 ./dnsguard/... ./netns/... ./policy/... ./proxy/...
 	CGO_ENABLED=1 go run ./testdata/gotest -race -count=1 -run '$(RACY)' ./cmd/appfw
 
-bench:
+# Every fuzz target for a while: make fuzz FUZZTIME=10m
+FUZZTIME = 30s
+fuzz: ## look for inputs that break a parser, FUZZTIME for each fuzz target
+	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' cmd dnsguard netns policy proxy | sort | \
+	while IFS=: read -r file func; do \
+		set -x; go test -run '^$$' -fuzz "^$${func#func }\$$" -fuzztime $(FUZZTIME) "./$${file%/*}" </dev/null || exit; { set +x; } 2>/dev/null; \
+	done
+
+# Root keeps its files there, and nothing else.
+cover: ## how much of proxy is tested without root
+	@profile=$$(mktemp) && trap 'rm -f "$$profile"' EXIT && \
+	go test $(if $(filter 0,$(shell id -u)),-exec 'unshare --user') -coverprofile "$$profile" ./proxy/... && \
+	go tool cover -func "$$profile" | tail -n 1
+
+bench: ## measure appfw and others beside it, anew in testdata/bench/figures.svg
 	testdata/packages $(PACKAGES) $(PEERS)
 	go run ./testdata/bench -plot testdata/bench/figures.svg
 
 # Mixed traffic for a long time, while appfw is weighed: make soak SOAK=1h
 SOAK = 10m
-soak:
+soak: ## mixed traffic for SOAK, while appfw is weighed
 	go test -tags soak -count=1 -timeout 0 -v -run '^TestSoak$$' ./cmd/appfw -soak $(SOAK)
 
 PREFIX ?= /usr/local
+install: ## install the program below PREFIX
 install: appfw
 	install -D -m 755 appfw $(DESTDIR)$(PREFIX)/bin/appfw
 
-clean:
+clean: ## remove the program
 	rm -f appfw

@@ -62,8 +62,8 @@ func (e *overBudget) Error() string {
 // that a rule has in full costs nothing: the policy's author made it up.
 func (g *Guard) spend(rules *policy.Policy, v policy.Verdict, k key) error {
 	limit := defaultBudget
-	if rules.Budget != nil {
-		limit = *rules.Budget
+	if budget := rules.Settings().Budget; budget != nil {
+		limit = *budget
 	}
 	if limit == 0 || !v.ByName || v.Exact && commonTypes[k.qtype] {
 		return nil

@@ -86,8 +86,8 @@ func New(c Config) *Guard {
 func (g *Guard) Forget() { g.cache.forget() }
 
 // Answer answers one query message. It is nil if the message deserves none: it
-// is a response itself. ctx is that of the service, not of who asks: others may
-// wait for the same answer.
+// is a response itself. When ctx ends while others wait for the same answer, one of
+// them asks again.
 func (g *Guard) Answer(ctx context.Context, q *dns.Msg) *dns.Msg {
 	m, _ := g.query(ctx, q)
 	return m

@@ -2,7 +2,6 @@ package dnsguard
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -248,33 +247,6 @@ func links(records []string) (s string) {
 	return s
 }
 
-func TestCacheAgesAndKeepsCase(t *testing.T) {
-	f := newFixture(t, zone(map[string][]string{"a.x.": {"a.x. 60 IN CNAME b.x.", "b.x. 90 IN A 192.0.2.1"}}), "allow any")
-	f.ask("a.x.", "A")
-	f.now = f.now.Add(45 * time.Second)
-	if got, want := text(f.ask("A.X.", "A")), "NOERROR | A.X. 15 CNAME b.x. | b.x. 45 A 192.0.2.1"; got != want {
-		t.Errorf("got %s, want %s", got, want)
-	}
-	if len(f.up.asked) != 1 {
-		t.Errorf("asked %d times", len(f.up.asked))
-	}
-	f.now = f.now.Add(-time.Hour) // a clock set back
-	if got, want := text(f.ask("a.x.", "A")), "NOERROR | a.x. 60 CNAME b.x. | b.x. 90 A 192.0.2.1"; got != want {
-		t.Errorf("got %s, want %s", got, want)
-	}
-	for i := range 2 * maxCache / (&entry{}).size() {
-		k := key{policy.Name(fmt.Sprint("n", i)), 1, false}
-		f.cache.get(k, f.Policy(), f.now)
-		f.cache.put(k, &entry{rules: f.Policy(), stored: f.now, expires: f.now.Add(time.Minute)})
-	}
-	for i := range f.cache.shards {
-		s := &f.cache.shards[i]
-		if n := len(s.entries); n != maxCache/shards/(&entry{}).size() || s.used.Len() != n || s.size > maxCache/shards {
-			t.Errorf("%d entries of %d bytes", n, s.size)
-		}
-	}
-}
-
 func TestNothingOfTheAppsGoesUpstream(t *testing.T) {
 	f := newFixture(t, zone(map[string][]string{"a.x.": {"a.x. 60 IN A 192.0.2.1"}}), "allow any")
 	q := query("A.x.", "A")
@@ -288,49 +260,6 @@ func TestNothingOfTheAppsGoesUpstream(t *testing.T) {
 	want.Id = got.Id
 	if got.String() != want.String() {
 		t.Errorf("got %v\nwant %v", got, want)
-	}
-}
-
-func TestCoalesces(t *testing.T) {
-	const n = 100
-	var waiting sync.WaitGroup
-	release := make(chan struct{})
-	f := newFixture(t, func(m *dns.Msg) error {
-		<-release
-		m.Answer = []dns.RR{record("a.x. 60 IN A 192.0.2.1")}
-		return nil
-	}, "allow any")
-	for range n {
-		waiting.Go(func() {
-			if got := text(f.ask("a.x.", "A")); got != "NOERROR | a.x. 60 A 192.0.2.1" {
-				t.Error(got)
-			}
-		})
-	}
-	close(release)
-	waiting.Wait()
-	if n := len(f.up.asked); n != 1 {
-		t.Errorf("asked %d times", n)
-	}
-}
-
-func TestBusy(t *testing.T) {
-	var running sync.WaitGroup
-	started, release := make(chan struct{}, maxInFlight), make(chan struct{})
-	f := newFixture(t, func(*dns.Msg) error { started <- struct{}{}; <-release; return nil }, "allow any")
-	for i := range maxInFlight {
-		running.Go(func() { f.ask(fmt.Sprintf("n%d.x.", i), "A") })
-	}
-	for range maxInFlight {
-		<-started
-	}
-	if m := f.ask("more.x.", "A"); m.Rcode != dns.RcodeServerFailure {
-		t.Error(text(m))
-	}
-	close(release)
-	running.Wait()
-	if m := f.ask("more.x.", "A"); m.Rcode != dns.RcodeSuccess {
-		t.Error(text(m))
 	}
 }
 
@@ -353,89 +282,6 @@ func TestEndOfService(t *testing.T) {
 	go func() { <-u.asked; cancel() }()
 	if m := f.Answer(ctx, query("a.x.", "A")); m.Rcode != dns.RcodeServerFailure {
 		t.Error(text(m))
-	}
-}
-
-func TestUpstreamFailures(t *testing.T) {
-	for what, fill := range map[string]func(*dns.Msg) error{
-		"error":    func(*dns.Msg) error { return errors.New("broken") },
-		"servfail": func(m *dns.Msg) error { m.Rcode = dns.RcodeServerFailure; return nil },
-		"refused":  func(m *dns.Msg) error { m.Rcode = dns.RcodeRefused; return nil },
-	} {
-		f := newFixture(t, fill, "allow any")
-		var logged []Question
-		f.Log = func(q Question) { logged = append(logged, q) }
-		m := f.ask("a.x.", "A")
-		if m.Rcode != dns.RcodeServerFailure || ede(m).InfoCode != dns.ExtendedErrorCodeNetworkError {
-			t.Errorf("%s: %v", what, m)
-		}
-		if len(logged) != 1 || !strings.Contains(logged[0].Verdict.Reason(), "resolvers failed") {
-			t.Errorf("%s: logged %v", what, logged)
-		}
-		if f.ask("a.x.", "A"); len(f.up.asked) != 2 {
-			t.Errorf("%s: a failure was kept", what)
-		}
-	}
-}
-
-func TestPinning(t *testing.T) {
-	f := newFixture(t, zone(map[string][]string{
-		"a.x. A":     {"a.x. 60 IN CNAME b.y.", "b.y. 60 IN A 192.0.2.1", "b.y. 60 IN A 192.0.2.2"},
-		"a.x. AAAA":  {"a.x. 60 IN AAAA ::ffff:192.0.2.3"},
-		"a.x. HTTPS": {"a.x. 60 IN HTTPS 1 . ipv4hint=192.0.2.4 ipv6hint=2001:db8::4"},
-	}), "allow any")
-	one := netip.MustParseAddr("192.0.2.1")
-	for _, qtype := range []string{"A", "AAAA", "HTTPS"} {
-		f.ask("a.x.", qtype)
-	}
-	for _, s := range []string{"192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4", "2001:db8::4"} {
-		if got := f.Pins.Of(netip.MustParseAddr(s), f.now); len(got) != 1 || got[0].Name != "a.x" {
-			t.Errorf("%s: %v", s, got)
-		}
-	}
-	*f.Pins = Pins{}
-	if f.ask("a.x.", "A"); len(f.up.asked) != 3 || !has(f.Pins, one, "a.x", f.now) {
-		t.Error("an answer out of the cache was not pinned")
-	}
-	if has(f.Pins, one, "b.y", f.now) {
-		t.Error("pinned to a name that was not asked for")
-	}
-	if !has(f.Pins, one, "a.x", f.now.Add(pinLife)) || has(f.Pins, one, "a.x", f.now.Add(pinLife+1)) {
-		t.Error("not pinned for pinLife")
-	}
-}
-
-func has(p *Pins, a netip.Addr, name policy.Name, now time.Time) bool {
-	_, ok := p.Find(a, name, now)
-	return ok
-}
-
-func TestPinsAreBounded(t *testing.T) {
-	var p Pins
-	now := time.Unix(1e9, 0)
-	a := netip.MustParseAddr("192.0.2.1")
-	for i := range maxNamesAPinned + 5 {
-		p.Give(policy.Name(fmt.Sprint("n", i)), nil, []netip.Addr{a, a}, 0, now)
-	}
-	names := p.Of(a, now)
-	if len(names) != maxNamesAPinned || names[0].Name != policy.Name(fmt.Sprint("n", maxNamesAPinned+4)) || names[len(names)-1].Name != "n5" {
-		t.Errorf("%d names, %v to %v", len(names), names[0], names[len(names)-1])
-	}
-	p.Give("long", nil, []netip.Addr{a}, 1<<62, now)
-	if has(&p, a, "long", now.Add(maxTTL+1)) {
-		t.Error("pinned for ever")
-	}
-	next := netip.MustParseAddr("10.0.0.0")
-	for range maxPinned + 100 {
-		p.Give("many", nil, []netip.Addr{next}, 0, now)
-		next = next.Next()
-	}
-	if len(p.addrs) != maxPinned || !has(&p, next.Prev(), "many", now) {
-		t.Errorf("%d addresses", len(p.addrs))
-	}
-	p.Give("late", nil, []netip.Addr{netip.IPv6Loopback()}, 0, now.Add(pinLife+1))
-	if n := len(p.addrs); n != 1 && n != 2 { // a may have stayed: it was pinned for longer
-		t.Errorf("%d addresses after the others were out of date", n)
 	}
 }
 
@@ -497,16 +343,5 @@ func TestAnswersFitTheClient(t *testing.T) {
 	}
 	if !has(f.Pins, netip.MustParseAddr("11.0.0.255"), "a.x", f.now) {
 		t.Error("not all of a truncated answer is pinned")
-	}
-}
-
-func BenchmarkAnswerCached(b *testing.B) {
-	f := newFixture(b, zone(map[string][]string{"a.x.": {"a.x. 60 IN CNAME b.x.", "b.x. 90 IN A 11.0.2.1", "b.x. 90 IN A 11.0.2.2"}}), "allow *.x", "deny any/udp")
-	packed, _ := query("a.x.", "A").Pack()
-	b.ReportAllocs()
-	for b.Loop() {
-		if f.AnswerPacket(context.Background(), packed) == nil {
-			b.Fatal("no answer")
-		}
 	}
 }

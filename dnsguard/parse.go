@@ -70,7 +70,7 @@ func parsePlain(s string) (*Server, error) {
 		return nil, errors.New("two slashes are missing" + didYouMean(scheme+"://"+strings.TrimLeft(rest, "/")))
 	}
 	if i := strings.IndexAny(s, "#@"); i >= 0 {
-		if _, err := parsePort(s[i+1:]); err == nil {
+		if _, err := policy.ParsePort(s[i+1:]); err == nil {
 			return nil, errors.New("a port comes after a colon" + didYouMean(s[:i]+":"+s[i+1:]))
 		}
 		return nil, errors.New("only tls:// can have a #NAME" + didYouMean("tls://"+s))
@@ -205,7 +205,7 @@ func parseHost(s string, defaultPort uint16) (h host, err error) {
 		at, port, hasPort = s[:i], s[i+1:], true
 	}
 	if hasPort {
-		if h.port, err = parsePort(port); err != nil {
+		if h.port, err = policy.ParsePort(port); err != nil {
 			return h, err
 		}
 	}
@@ -238,12 +238,4 @@ func serverAddr(a netip.Addr) (netip.Addr, error) {
 		return a, fmt.Errorf("%s is not the address of one host", a)
 	}
 	return a, nil
-}
-
-func parsePort(s string) (uint16, error) {
-	n, err := strconv.ParseUint(s, 10, 16)
-	if err != nil || n == 0 {
-		return 0, fmt.Errorf("%q is no port", s)
-	}
-	return uint16(n), nil
 }

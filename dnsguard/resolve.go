@@ -2,6 +2,7 @@ package dnsguard
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/miekg/dns"
@@ -50,21 +51,33 @@ func (g *Guard) fetch(ctx context.Context, rules *policy.Policy, k key, old *ent
 	default:
 		return nil, errBusy
 	}
-	v, err, _ := g.inFlight.Do(k.String(), func() (any, error) {
-		if e, _ := g.cache.get(k, rules, g.Now()); e != nil && e != old && e.fresh(g.Now()) {
-			return e, nil // answered since it was looked for
+	for {
+		v, err, _ := g.inFlight.Do(k.String(), func() (any, error) {
+			if e, _ := g.cache.get(k, rules, g.Now()); e != nil && e != old && e.fresh(g.Now()) {
+				return e, nil // answered since it was looked for
+			}
+			e, err := g.ask(ctx, rules, k)
+			switch {
+			case err != nil && ctx.Err() != nil:
+				return nil, errAskerLeft
+			case err == nil && rules == g.Policy():
+				g.cache.put(k, e)
+			}
+			return e, err
+		})
+		switch {
+		case err == errAskerLeft && ctx.Err() != nil:
+			return nil, ctx.Err()
+		case err == errAskerLeft: // who asked for all that wait: another one does now
+		case err != nil:
+			return nil, err
+		default:
+			return v.(*entry), nil
 		}
-		e, err := g.ask(ctx, rules, k)
-		if err == nil && rules == g.Policy() {
-			g.cache.put(k, e)
-		}
-		return e, err
-	})
-	if err != nil {
-		return nil, err
 	}
-	return v.(*entry), nil
 }
+
+var errAskerLeft = errors.New("who asked has left")
 
 // maxChain bounds how many aliases a chain of CNAMEs may have.
 const maxChain = 12

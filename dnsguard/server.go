@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -185,22 +184,11 @@ type serverError struct {
 func (e *serverError) Unwrap() error { return e.err }
 
 func (e *serverError) Error() string {
-	var b strings.Builder
-	b.WriteString(e.server + ": ")
-	for _, c := range cause(e.err).Error() {
-		if b.Len() > 300 {
-			b.WriteString("...")
-			break
-		}
-		if strconv.IsPrint(c) {
-			b.WriteRune(c)
-		} else {
-			q := strconv.QuoteRuneToASCII(c)
-			b.WriteString(q[1 : len(q)-1])
-		}
-	}
-	return b.String()
+	return e.server + ": " + policy.Printable(cause(e.err).Error(), maxErrorText)
 }
+
+// maxErrorText bounds what is told of an error, in bytes.
+const maxErrorText = 300
 
 // cause takes from a network error what the message around it says already.
 func cause(err error) error {

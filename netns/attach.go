@@ -5,67 +5,17 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"runtime"
-	"strings"
 	"syscall"
 	"unsafe"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
-	vnetns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
 // Namespaces that others have made, or that outlive this process, are taken as the
 // app's by [Open]. They have programs in them already, perhaps.
-
-// namedDir is where named namespaces are (ip-netns(8)).
-const namedDir = "/run/netns"
-
-// NamedPath is where a named namespace is, or would be.
-func NamedPath(name string) (string, error) {
-	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") || len(name) > 255 {
-		return "", fmt.Errorf("%.80q is no name of a namespace", name)
-	}
-	return filepath.Join(namedDir, name), nil
-}
-
-// Make makes a named namespace, as "ip netns add" does. It lives until it is
-// deleted, and longer while a process is in it.
-func Make(name string) error {
-	path, err := NamedPath(name)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(namedDir, 0o755); err != nil {
-		return err
-	}
-	made := make(chan error)
-	onThread(func() {
-		ns, err := vnetns.NewNamed(name)
-		if err == nil {
-			err = ns.Close()
-		}
-		made <- err
-	})
-	if err := <-made; err != nil {
-		return fmt.Errorf("make %s: %w", path, err)
-	}
-	return nil
-}
-
-// Delete deletes a named namespace. Programs in it stay there.
-func Delete(name string) error {
-	path, err := NamedPath(name)
-	if err != nil {
-		return err
-	}
-	if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && err != unix.EINVAL { // not mounted: a file that was left, or a link to another's
-		return fmt.Errorf("unmount %s: %w", path, err)
-	}
-	return os.Remove(path)
-}
 
 // ErrOwnNamespace says that a namespace is the one in which appfw itself is.
 var ErrOwnNamespace = errors.New("it is the network namespace of appfw itself, and of the host")

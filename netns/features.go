@@ -41,7 +41,7 @@ func Features(ns *Namespace) []Feature {
 	list := []Feature{
 		{"nftables", try(func(ruleset) []expr.Any { return l4proto(unix.IPPROTO_TCP) }),
 			"the kernel needs CONFIG_NF_TABLES: sudo modprobe nf_tables"},
-		{"nftables: socket", try(func(ruleset) []expr.Any { return socket(expr.SocketKeyWildcard, expr.CmpOpEq, 0) }),
+		{"nftables: socket", try(func(ruleset) []expr.Any { return socket(expr.SocketKeyMark, markOwn) }),
 			"the kernel needs CONFIG_NFT_SOCKET (Linux 5.13 and later): sudo modprobe nft_socket"},
 		{"nftables: tproxy", try(func(ruleset) []expr.Any {
 			return append(l4proto(unix.IPPROTO_TCP),

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"sync"
@@ -86,7 +85,7 @@ func (g *Gate) openSockets(ipv6 bool) (err error) {
 			return fmt.Errorf("open raw socket: %w", err)
 		}
 		g.raw[v4] = os.NewFile(uintptr(fd), "raw socket")
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, markOwn); err != nil {
+		if err := own(fd, !v4); err != nil {
 			return fmt.Errorf("mark raw socket: %w", err)
 		}
 		l, err := listen(v4)
@@ -104,7 +103,7 @@ func listen(v4 bool) (*tcp.Listener, error) {
 	if v4 {
 		any = netip.IPv4Unspecified()
 	}
-	fd, err := tcpSocket(any, transparent, reuse, reno)
+	fd, err := tcpSocket(any, transparent, own, reuse, reno)
 	if err != nil {
 		return nil, err
 	}
@@ -127,8 +126,8 @@ func tcpSocket(to netip.Addr, options ...func(fd int, v6 bool) error) (fd int, e
 
 // Run calls handle for every packet that waits, one after another, until ctx
 // ends; handle must not block. It is called once. Each packet needs one call of
-// Accept, Drop, Reset, Reject, ReplyUDP or Consume, now or later. err tells
-// packets that [ParsePacket] could not make sense of.
+// Accept or Drop, now or later; a reply goes by Send. err tells packets that
+// [ParsePacket] could not make sense of.
 func (g *Gate) Run(ctx context.Context, handle func(p Packet, err error)) (err error) {
 	defer context.AfterFunc(ctx, func() { _ = g.queue.file.SetReadDeadline(time.Unix(1, 0)) })()
 	for err == nil {
@@ -201,38 +200,16 @@ func (g *Gate) Accept(p Packet) error {
 	return g.queue.accept(p.id, markTake)
 }
 
-// Drop forgets the packet without an answer.
+// Drop forgets the packet. What it is answered goes by [Gate.Send].
 func (g *Gate) Drop(p Packet) error {
 	return g.queue.drop(p.id)
 }
 
-// Reset refuses a SYN: connect(2) fails with ECONNREFUSED.
-func (g *Gate) Reset(p Packet) error {
-	return errors.Join(g.Drop(p), g.send(p, p.reset()))
-}
-
-// Reject refuses a packet by an ICMP error.
-func (g *Gate) Reject(p Packet, why Unreachable) error {
-	return errors.Join(g.Drop(p), g.send(p, p.unreachable(why)))
-}
-
-// ReplyUDP answers a datagram from the address it was sent to.
-func (g *Gate) ReplyUDP(p Packet, data []byte) error {
-	return errors.Join(g.Drop(p), g.send(p, p.datagram(data)))
-}
-
-// Consume takes a packet out of the queue; ReplyEcho and Unreachable may answer
-// it later.
-func (g *Gate) Consume(p Packet) error { return g.Drop(p) }
-
-// ReplyEcho answers a consumed echo request.
-func (g *Gate) ReplyEcho(p Packet, data []byte) error { return g.send(p, p.echoReply(data)) }
-
-// Unreachable answers a consumed packet by an ICMP error.
-func (g *Gate) Unreachable(p Packet, why Unreachable) error { return g.send(p, p.unreachable(why)) }
-
-// send sends a whole IP packet to the source of p.
-func (g *Gate) send(p Packet, packet []byte) error {
+// Send sends a whole IP packet to the source of p: a reply that [Packet.Reset],
+// [Packet.Unreachable], [Packet.Datagram] or [Packet.EchoReply] has built. It does
+// not judge p: that is dropped besides, before or after. It does not wait; a reply
+// for which there is no room is lost, with EAGAIN.
+func (g *Gate) Send(p Packet, reply []byte) error {
 	dst := p.Src.Addr()
 	to := tcp.Sockaddr(netip.AddrPortFrom(dst, 0))
 	raw := g.raw[dst.Is4()]
@@ -243,28 +220,10 @@ func (g *Gate) send(p Packet, packet []byte) error {
 	if err != nil {
 		return err
 	}
-	if cerr := conn.Control(func(fd uintptr) { err = unix.Sendto(int(fd), packet, unix.MSG_DONTWAIT, to) }); cerr != nil {
+	if cerr := conn.Control(func(fd uintptr) { err = unix.Sendto(int(fd), reply, unix.MSG_DONTWAIT, to) }); cerr != nil {
 		return cerr
 	}
 	return err
-}
-
-// DialUDP makes the socket of one UDP flow: it receives what app sends to dst,
-// and what it sends comes from dst.
-func (g *Gate) DialUDP(app, dst netip.AddrPort) (*net.UDPConn, error) {
-	var conn *net.UDPConn
-	err := g.ns.Do(func() error {
-		d := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(dst), Control: control(transparent, reuse, roomy)}
-		c, err := d.Dial("udp", app.String())
-		if err == nil {
-			conn = c.(*net.UDPConn)
-		}
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("open UDP flow: %w", err)
-	}
-	return conn, nil
 }
 
 // connectTime is how long an app may take to accept a connection. Its kernel does
@@ -293,7 +252,7 @@ func (g *Gate) DialTCP(ctx context.Context, from, app netip.AddrPort) (conn *tcp
 
 // begin starts a connection of the calling thread's namespace to the app.
 func begin(from, app netip.AddrPort) (conn *tcp.Conn, done bool, err error) {
-	fd, err := tcpSocket(app.Addr(), transparent, reuse, reno)
+	fd, err := tcpSocket(app.Addr(), transparent, own, reuse, reno)
 	if err != nil {
 		return nil, false, err
 	}
@@ -302,18 +261,6 @@ func begin(from, app netip.AddrPort) (conn *tcp.Conn, done bool, err error) {
 		return nil, false, err
 	}
 	return tcp.Begin(fd, app)
-}
-
-// ListenUDP opens a UDP port at an address of the namespace's.
-func (g *Gate) ListenUDP(at netip.Addr) (conn *net.UDPConn, err error) {
-	err = g.ns.Do(func() error {
-		conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(at, 0)))
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("open UDP port: %w", err)
-	}
-	return conn, nil
 }
 
 // Close closes all sockets. What waits in the queue is dropped by the kernel.

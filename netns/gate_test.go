@@ -56,11 +56,12 @@ func newPair(t *testing.T) *pair {
 		done <- gate.Run(ctx, func(pkt Packet, err error) {
 			pkt.IP = append([]byte(nil), pkt.IP...)
 			p.shown <- shown{pkt, err}
+			reply := pkt.Unreachable(Prohibited)
 			if pkt.Proto == unix.IPPROTO_TCP && err == nil {
-				_ = gate.Reset(pkt)
-			} else {
-				_ = gate.Reject(pkt, Prohibited)
+				reply = pkt.Reset()
 			}
+			_ = gate.Drop(pkt)
+			_ = gate.Send(pkt, reply)
 		})
 	}()
 	t.Cleanup(func() {
@@ -133,12 +134,12 @@ func TestEverythingIsJudged(t *testing.T) {
 	binary.BigEndian.PutUint16(syn, 4000)
 	binary.BigEndian.PutUint16(syn[2:], 7)
 	syn[12], syn[13] = 5<<4, 0x02
-	fragment := from(app4, far4).datagram([]byte("12345678"))
+	fragment := from(app4, far4).Datagram([]byte("12345678"))
 	fragment[6] = 0x20 // more fragments
 	fragment[10], fragment[11] = 0, 0
 	later := append([]byte(nil), fragment...)
 	later[6], later[7] = 0, 1
-	v6 := from(app6, far6).datagram([]byte("x"))
+	v6 := from(app6, far6).Datagram([]byte("x"))
 	extended := func(header byte, ext []byte) []byte {
 		b := append([]byte(nil), v6[:40]...)
 		b[6] = header
@@ -152,16 +153,16 @@ func TestEverythingIsJudged(t *testing.T) {
 		src, dst netip.AddrPort
 		err      error
 	}{
-		"udp":              {from(app4, far4).datagram([]byte("x")), far4.Addr(), unix.IPPROTO_UDP, app4, far4, nil},
+		"udp":              {from(app4, far4).Datagram([]byte("x")), far4.Addr(), unix.IPPROTO_UDP, app4, far4, nil},
 		"udp6":             {v6, far6.Addr(), unix.IPPROTO_UDP, app6, far6, nil},
-		"spoofed udp":      {from(spoofed4, far4).datagram([]byte("x")), far4.Addr(), unix.IPPROTO_UDP, spoofed4, far4, nil},
-		"spoofed udp6":     {from(spoofed6, far6).datagram([]byte("x")), far6.Addr(), unix.IPPROTO_UDP, spoofed6, far6, nil},
-		"spoofed dns":      {from(spoofed4, netip.AddrPortFrom(far4.Addr(), 53)).datagram([]byte("x")), far4.Addr(), unix.IPPROTO_UDP, spoofed4, netip.AddrPortFrom(far4.Addr(), 53), nil},
-		"spoofed loopback": {from(netip.MustParseAddrPort("127.0.0.1:4000"), far4).datagram([]byte("x")), far4.Addr(), unix.IPPROTO_UDP, netip.MustParseAddrPort("127.0.0.1:4000"), far4, nil},
-		"spoofed gateway":  {from(netip.AddrPortFrom(Gateway4, 4000), far4).datagram([]byte("x")), far4.Addr(), unix.IPPROTO_UDP, netip.AddrPortFrom(Gateway4, 4000), far4, nil},
+		"spoofed udp":      {from(spoofed4, far4).Datagram([]byte("x")), far4.Addr(), unix.IPPROTO_UDP, spoofed4, far4, nil},
+		"spoofed udp6":     {from(spoofed6, far6).Datagram([]byte("x")), far6.Addr(), unix.IPPROTO_UDP, spoofed6, far6, nil},
+		"spoofed dns":      {from(spoofed4, netip.AddrPortFrom(far4.Addr(), 53)).Datagram([]byte("x")), far4.Addr(), unix.IPPROTO_UDP, spoofed4, netip.AddrPortFrom(far4.Addr(), 53), nil},
+		"spoofed loopback": {from(netip.MustParseAddrPort("127.0.0.1:4000"), far4).Datagram([]byte("x")), far4.Addr(), unix.IPPROTO_UDP, netip.MustParseAddrPort("127.0.0.1:4000"), far4, nil},
+		"spoofed gateway":  {from(netip.AddrPortFrom(Gateway4, 4000), far4).Datagram([]byte("x")), far4.Addr(), unix.IPPROTO_UDP, netip.AddrPortFrom(Gateway4, 4000), far4, nil},
 		"syn":              {from(app4, far4).reply(unix.IPPROTO_TCP, syn, 16), far4.Addr(), unix.IPPROTO_TCP, app4, far4, nil},
 		"syn to intake":    {from(app4, far4).reply(unix.IPPROTO_TCP, withPort(syn, intakePort), 16), far4.Addr(), unix.IPPROTO_TCP, app4, netip.AddrPortFrom(far4.Addr(), intakePort), nil},
-		"gateway's own":    {from(app4, netip.AddrPortFrom(Gateway4, 7)).datagram([]byte("x")), Gateway4, unix.IPPROTO_UDP, app4, netip.AddrPortFrom(Gateway4, 7), nil},
+		"gateway's own":    {from(app4, netip.AddrPortFrom(Gateway4, 7)).Datagram([]byte("x")), Gateway4, unix.IPPROTO_UDP, app4, netip.AddrPortFrom(Gateway4, 7), nil},
 		"gre":              {from(app4, far4).reply(unix.IPPROTO_GRE, make([]byte, 8), 6), far4.Addr(), unix.IPPROTO_GRE, noPort(app4), noPort(far4), nil},
 		"ipip":             {from(app4, far4).reply(unix.IPPROTO_IPIP, fragment, 6), far4.Addr(), unix.IPPROTO_IPIP, noPort(app4), noPort(far4), nil},
 		"icmp timestamp":   {from(app4, far4).reply(unix.IPPROTO_ICMP, []byte{13, 0, 0, 0, 0, 0, 0, 0}, 2), far4.Addr(), unix.IPPROTO_ICMP, noPort(app4), noPort(far4), nil},
@@ -170,9 +171,9 @@ func TestEverythingIsJudged(t *testing.T) {
 		"fragment6":        {extended(unix.IPPROTO_FRAGMENT, []byte{unix.IPPROTO_UDP, 0, 0, 1, 0, 0, 0, 9}), far6.Addr(), unix.IPPROTO_FRAGMENT, noPort(app6), noPort(far6), ErrFragment},
 		"hop-by-hop":       {extended(unix.IPPROTO_HOPOPTS, []byte{unix.IPPROTO_UDP, 0, 1, 4, 0, 0, 0, 0}), far6.Addr(), unix.IPPROTO_HOPOPTS, noPort(app6), noPort(far6), ErrExtension},
 		"routing header":   {extended(unix.IPPROTO_ROUTING, []byte{unix.IPPROTO_UDP, 0, 4, 0, 0, 0, 0, 0}), far6.Addr(), unix.IPPROTO_ROUTING, noPort(app6), noPort(far6), ErrExtension},
-		"mapped":           {from(app6, mapped).datagram([]byte("x")), mapped.Addr(), unix.IPPROTO_UDP, noPort(app6), noPort(mapped), ErrMapped},
-		"broadcast":        {from(app4, netip.MustParseAddrPort("255.255.255.255:7")).datagram([]byte("x")), netip.MustParseAddr("255.255.255.255"), unix.IPPROTO_UDP, app4, netip.MustParseAddrPort("255.255.255.255:7"), nil},
-		"multicast":        {from(app4, netip.MustParseAddrPort("239.1.2.3:7")).datagram([]byte("x")), netip.MustParseAddr("239.1.2.3"), unix.IPPROTO_UDP, app4, netip.MustParseAddrPort("239.1.2.3:7"), nil},
+		"mapped":           {from(app6, mapped).Datagram([]byte("x")), mapped.Addr(), unix.IPPROTO_UDP, noPort(app6), noPort(mapped), ErrMapped},
+		"broadcast":        {from(app4, netip.MustParseAddrPort("255.255.255.255:7")).Datagram([]byte("x")), netip.MustParseAddr("255.255.255.255"), unix.IPPROTO_UDP, app4, netip.MustParseAddrPort("255.255.255.255:7"), nil},
+		"multicast":        {from(app4, netip.MustParseAddrPort("239.1.2.3:7")).Datagram([]byte("x")), netip.MustParseAddr("239.1.2.3"), unix.IPPROTO_UDP, app4, netip.MustParseAddrPort("239.1.2.3:7"), nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPair(t)
@@ -202,7 +203,7 @@ func TestStraySegments(t *testing.T) {
 	binary.BigEndian.PutUint16(ack[2:], intakePort)
 	ack[12], ack[13] = 5<<4, 0x10
 	p.sendRaw(from(netip.AddrPortFrom(App4, 4000), far4).reply(unix.IPPROTO_TCP, ack, 16), far4.Addr())
-	p.sendRaw(from(netip.AddrPortFrom(App4, 4000), far4).datagram([]byte("after")), far4.Addr())
+	p.sendRaw(from(netip.AddrPortFrom(App4, 4000), far4).Datagram([]byte("after")), far4.Addr())
 	if s := p.next(); s.Proto != unix.IPPROTO_UDP {
 		t.Errorf("the gate was shown protocol %d", s.Proto)
 	}
@@ -314,8 +315,8 @@ func TestFailsClosed(t *testing.T) {
 }
 
 func FuzzParsePacket(f *testing.F) {
-	f.Add(from(netip.MustParseAddrPort("192.0.0.2:1"), far4).datagram([]byte("x")))
-	f.Add(from(netip.MustParseAddrPort("[fd61::2]:1"), far6).datagram([]byte("x")))
+	f.Add(from(netip.MustParseAddrPort("192.0.0.2:1"), far4).Datagram([]byte("x")))
+	f.Add(from(netip.MustParseAddrPort("[fd61::2]:1"), far6).Datagram([]byte("x")))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, err := ParsePacket(b)
 		if err != nil {
@@ -324,7 +325,7 @@ func FuzzParsePacket(f *testing.F) {
 		if !p.Src.IsValid() || !p.Dst.IsValid() || p.Src.Addr().Is4() != p.Dst.Addr().Is4() || len(p.Payload) > len(b) {
 			t.Fatalf("parsed as %+v", p)
 		}
-		for _, answer := range [][]byte{p.reset(), p.unreachable(NoPort), p.datagram(p.Payload)} {
+		for _, answer := range [][]byte{p.Reset(), p.Unreachable(NoPort), p.Datagram(p.Payload)} {
 			back, err := ParsePacket(answer)
 			src, dst := back.Src.Addr(), p.Dst.Addr()
 			many := dst.IsMulticast() || dst == netip.MustParseAddr("255.255.255.255") // which never answer
@@ -334,7 +335,7 @@ func FuzzParsePacket(f *testing.F) {
 			}
 		}
 		if p.Echo() {
-			if _, err := ParsePacket(p.echoReply([]byte("x"))); err != nil {
+			if _, err := ParsePacket(p.EchoReply([]byte("x"))); err != nil {
 				t.Fatal(err)
 			}
 		}

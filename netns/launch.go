@@ -19,7 +19,11 @@ type Command struct {
 	Env   []string
 	Dir   string // absolute
 	Files [3]*os.File
-	View  View
+
+	// View gives the calling thread the app's view of the host's files, in a mount
+	// namespace of its own. It is called in the app's network namespace, before the
+	// thread is confined. nil: the app sees what this process sees.
+	View interface{ Mount() error }
 }
 
 // ExecError says that the app itself could not be started, as opposed to its
@@ -60,8 +64,13 @@ func (c Command) start(ns *Namespace) (int, error) {
 		return 0, fmt.Errorf("enter the app's network namespace: %w", err)
 	}
 	permit()
-	if err := c.View.mount(); err != nil {
-		return 0, err
+	if c.View != nil {
+		if err := c.View.Mount(); err != nil {
+			return 0, err
+		}
+	}
+	if err := unix.Unshare(unix.CLONE_FS); err != nil { // the process keeps its working directory
+		return 0, fmt.Errorf("unshare working directory: %w", err)
 	}
 	if err := confine(); err != nil {
 		return 0, err

@@ -3,6 +3,7 @@ package netns
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -151,9 +152,10 @@ var icmpCodes = map[Unreachable]struct{ v4, v6 byte }{
 	NoPort:     {3, 4},
 }
 
-// unreachable builds the ICMP error that the destination of p sends back, or the
-// gateway for an address that cannot be a source (RFC 1122, 3.2.1.3).
-func (p Packet) unreachable(why Unreachable) []byte {
+// Unreachable builds the ICMP error that the destination of p sends back, or the
+// gateway for an address that cannot be a source (RFC 1122, 3.2.1.3): a whole IP
+// packet, for [Gate.Send]. It quotes p.IP.
+func (p Packet) Unreachable(why Unreachable) []byte {
 	if a := p.Dst.Addr(); a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		p.Dst = netip.AddrPortFrom(Gateway6, 0)
 		if a.Is4() {
@@ -171,8 +173,9 @@ func (p Packet) unreachable(why Unreachable) []byte {
 	return p.reply(unix.IPPROTO_ICMPV6, msg, 2)
 }
 
-// reset builds the segment that refuses a SYN (RFC 9293, 3.10.7.1).
-func (p Packet) reset() []byte {
+// Reset builds the segment that refuses p, a SYN (RFC 9293, 3.10.7.1): a whole IP
+// packet, for [Gate.Send]. With it, connect(2) fails with ECONNREFUSED.
+func (p Packet) Reset() []byte {
 	t := make([]byte, 20)
 	binary.BigEndian.PutUint16(t[0:], p.Dst.Port())
 	binary.BigEndian.PutUint16(t[2:], p.Src.Port())
@@ -182,8 +185,9 @@ func (p Packet) reset() []byte {
 	return p.reply(unix.IPPROTO_TCP, t, 16)
 }
 
-// datagram builds the UDP datagram with which the destination answers p.
-func (p Packet) datagram(data []byte) []byte {
+// Datagram builds the UDP datagram by which the destination answers p, another one:
+// a whole IP packet, for [Gate.Send]. data is at most 65507 bytes with IPv4.
+func (p Packet) Datagram(data []byte) []byte {
 	t := make([]byte, 8, 8+len(data))
 	binary.BigEndian.PutUint16(t[0:], p.Dst.Port())
 	binary.BigEndian.PutUint16(t[2:], p.Src.Port())
@@ -191,9 +195,10 @@ func (p Packet) datagram(data []byte) []byte {
 	return p.reply(unix.IPPROTO_UDP, append(t, data...), 6)
 }
 
-// echoReply builds the answer to an echo request; data is what follows the
-// identifier and sequence number, which are the request's.
-func (p Packet) echoReply(data []byte) []byte {
+// EchoReply builds the answer to p, which is an echo request ([Packet.Echo]): a
+// whole IP packet, for [Gate.Send]. data is what follows the identifier and sequence
+// number, which are the request's.
+func (p Packet) EchoReply(data []byte) []byte {
 	msg := append([]byte{0, 0, 0, 0}, p.Payload[4:8]...)
 	if p.Dst.Addr().Is6() {
 		msg[0] = 129
@@ -250,4 +255,24 @@ func fold(sum uint32) uint16 {
 		sum = sum>>16 + sum&0xffff
 	}
 	return ^uint16(sum)
+}
+
+// ProtocolName names an IP protocol (IANA protocol numbers) other than TCP, UDP
+// and ICMP.
+func ProtocolName(number uint8) string {
+	switch number {
+	case unix.IPPROTO_IGMP:
+		return "igmp"
+	case unix.IPPROTO_SCTP:
+		return "sctp"
+	case unix.IPPROTO_GRE:
+		return "gre"
+	case unix.IPPROTO_ESP:
+		return "esp"
+	case unix.IPPROTO_DCCP:
+		return "dccp"
+	case unix.IPPROTO_UDPLITE:
+		return "udplite"
+	}
+	return fmt.Sprintf("protocol-%d", number)
 }

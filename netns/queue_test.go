@@ -188,7 +188,7 @@ func TestQueueShowsWhole(t *testing.T) {
 // datagramTo sends a datagram to the gate; its port tells it from others.
 func (p *pair) datagramTo(port uint16) {
 	p.t.Helper()
-	p.sendRaw(from(netip.AddrPortFrom(App4, 4000), netip.AddrPortFrom(far4.Addr(), port)).datagram([]byte("x")), far4.Addr())
+	p.sendRaw(from(netip.AddrPortFrom(App4, 4000), netip.AddrPortFrom(far4.Addr(), port)).Datagram([]byte("x")), far4.Addr())
 }
 
 // A verdict on what is not in the queue, or not any more, changes nothing.

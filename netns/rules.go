@@ -19,7 +19,8 @@ const (
 
 	// markTake on a packet: the process accepted it, TPROXY shall take it in.
 	markTake = 0x61
-	// markOwn on a packet: one of appfw's sockets in the app's namespace sent it.
+	// markOwn on a packet: one of appfw's sockets in the app's namespace sent it. On a
+	// socket: it is appfw's, and what it receives has been judged.
 	markOwn = 0x62
 )
 
@@ -90,7 +91,7 @@ type ruleset struct {
 	native bool // the kernel has nft's queue expression, not only xt's target
 }
 
-// gatewayRules judges what comes over the veth. Every packet that belongs to no
+// gateway judges what comes over the veth. Every packet that belongs to no
 // socket of appfw's waits in the queue; nothing is forwarded.
 func (r ruleset) gateway(f family) {
 	table := r.conn.AddTable(&nftables.Table{Family: f.table, Name: tableName})
@@ -108,7 +109,7 @@ func (r ruleset) gateway(f family) {
 	r.rule(gate, l4proto(unix.IPPROTO_UDP), port(53), verdict(expr.VerdictAccept))
 	r.rule(gate, l4proto(unix.IPPROTO_TCP), port(53), verdict(expr.VerdictAccept))
 	r.rule(gate, l4proto(unix.IPPROTO_TCP), notSYN, verdict(expr.VerdictAccept))
-	r.rule(gate, l4proto(unix.IPPROTO_UDP), socket(expr.SocketKeyWildcard, expr.CmpOpEq, 0), verdict(expr.VerdictAccept))
+	r.rule(gate, l4proto(unix.IPPROTO_UDP), socket(expr.SocketKeyMark, markOwn), verdict(expr.VerdictAccept))
 	r.rule(gate, l4proto(f.icmp), byteAt(0, f.unreachable), verdict(expr.VerdictAccept))
 	r.rule(gate, r.queue())
 
@@ -126,9 +127,10 @@ func (r ruleset) loopback(f family) {
 	r.rule(gate, f.dest, mask(f.loopback), &expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: f.loopback.Addr().AsSlice()}, accept)
 	r.rule(gate, mark(markOwn), accept)
 	r.rule(gate, l4proto(unix.IPPROTO_TCP), notSYN, accept)
-	r.rule(gate, l4proto(unix.IPPROTO_TCP), socket(expr.SocketKeyTransparent, expr.CmpOpEq, 0), accept)
+	r.rule(gate, l4proto(unix.IPPROTO_TCP), socket(expr.SocketKeyTransparent, 0), accept)
 	r.rule(gate, l4proto(unix.IPPROTO_TCP), r.queue())
-	r.rule(gate, l4proto(unix.IPPROTO_UDP), &expr.Socket{Key: expr.SocketKeyTransparent, Register: 1}, accept)
+	r.rule(gate, l4proto(unix.IPPROTO_UDP), socket(expr.SocketKeyTransparent, 0), accept)
+	r.rule(gate, l4proto(unix.IPPROTO_UDP), socket(expr.SocketKeyMark, markOwn), accept)
 	r.rule(gate, l4proto(unix.IPPROTO_UDP), r.queue())
 	r.take(table, f)
 }
@@ -205,10 +207,14 @@ var notSYN = []expr.Any{
 }
 
 // socket matches if a socket receives the packet and its key has the value.
-func socket(key expr.SocketKey, op expr.CmpOp, value byte) []expr.Any {
+func socket(key expr.SocketKey, value uint32) []expr.Any {
+	data := []byte{byte(value)}
+	if key == expr.SocketKeyMark {
+		data = binary.NativeEndian.AppendUint32(nil, value)
+	}
 	return []expr.Any{
 		&expr.Socket{Key: key, Register: 1},
-		&expr.Cmp{Op: op, Register: 1, Data: []byte{value}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: data},
 	}
 }
 

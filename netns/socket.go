@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -14,7 +16,7 @@ import (
 // connection or datagram says which it was.
 func ListenDNS(ns *Namespace, ipv6 bool) (tcp []net.Listener, udp []*net.UDPConn, err error) {
 	err = ns.Do(func() error {
-		lc := net.ListenConfig{Control: control(transparent)}
+		lc := net.ListenConfig{Control: control(transparent, own)}
 		lc.SetMultipathTCP(false)
 		networks := []string{"4"}
 		if ipv6 {
@@ -59,7 +61,7 @@ func control(options ...func(fd int, v6 bool) error) func(network, address strin
 }
 
 // transparent lets a socket have addresses that are not the namespace's
-// (IP_TRANSPARENT of ip(7), IPV6_TRANSPARENT) and marks what it sends as ours.
+// (IP_TRANSPARENT of ip(7), IPV6_TRANSPARENT).
 func transparent(fd int, v6 bool) error {
 	level, option := unix.SOL_IP, unix.IP_TRANSPARENT
 	if v6 {
@@ -68,6 +70,11 @@ func transparent(fd int, v6 bool) error {
 	if err := unix.SetsockoptInt(fd, level, option, 1); err != nil {
 		return fmt.Errorf("IP_TRANSPARENT: %w", err)
 	}
+	return nil
+}
+
+// own marks a socket, and so what it sends, as ours (SO_MARK of socket(7)).
+func own(fd int, _ bool) error {
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, markOwn); err != nil {
 		return fmt.Errorf("SO_MARK: %w", err)
 	}
@@ -96,4 +103,17 @@ func roomy(fd int, _ bool) error {
 		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, udpRoom)
 	}
 	return nil
+}
+
+// NamedZone is a link-local address by the name of its device, and not by the number.
+func NamedZone(a netip.AddrPort) netip.AddrPort {
+	index, err := strconv.Atoi(a.Addr().Zone())
+	if err != nil {
+		return a
+	}
+	device, err := net.InterfaceByIndex(index)
+	if err != nil {
+		return a
+	}
+	return netip.AddrPortFrom(a.Addr().WithZone(device.Name), a.Port())
 }

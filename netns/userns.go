@@ -22,8 +22,9 @@ var capabilities = []uintptr{
 
 // User is who a process runs as.
 type User struct {
-	UID, GID uint32
-	Groups   []uint32
+	UID, GID   uint32
+	Groups     []uint32
+	Name, Home string // of passwd(5); empty without an entry
 }
 
 // InUserNamespace sets cmd up to start in a new user namespace (and in the

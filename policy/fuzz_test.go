@@ -139,13 +139,14 @@ func FuzzDestination(f *testing.F) {
 			return
 		}
 		text := Target{Proto: flow.Proto, Addr: addr, Name: n, Port: port}.String()
-		h, sc, _, err := parseDestination(text)
+		d, err := parseDestination(text)
 		if err != nil {
 			t.Fatalf("%+v is %q: %v", flow, text, err)
 		}
-		if !sc.matches(flow.Proto, port) || n != "" && (h.kind != exactName || h.name != n) ||
+		h := d.host
+		if !d.scope.matches(flow.Proto, port) || n != "" && (h.kind != exactName || h.name != n) ||
 			n == "" && (h.kind != addresses || len(h.prefixes) != 1 || h.prefixes[0] != netip.PrefixFrom(Embedded(addr), Embedded(addr).BitLen())) {
-			t.Fatalf("%+v is %q: %+v %+v", flow, text, h, sc)
+			t.Fatalf("%+v is %q: %+v", flow, text, d)
 		}
 	})
 }

@@ -77,7 +77,7 @@ func TestReadList(t *testing.T) {
 	} {
 		var got strings.Builder
 		err := readList("l", strings.NewReader(tt.in), func(h host, line int) error {
-			text, _, _ := strings.Cut(describe(&Rule{host: h}), " ")
+			text, _, _ := strings.Cut(describe(destination{host: h}), " ")
 			fmt.Fprintf(&got, "%d %s; ", line, text)
 			return nil
 		})

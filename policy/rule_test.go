@@ -6,10 +6,10 @@ import (
 	"testing"
 )
 
-// describe writes a rule in full: hosts, then TCP ports, UDP ports, ICMP.
-func describe(r *Rule) string {
+// describe writes a destination in full: hosts, then TCP ports, UDP ports, ICMP.
+func describe(d destination) string {
 	var b strings.Builder
-	switch h := r.host; h.kind {
+	switch h := d.host; h.kind {
 	case anyHost:
 		b.WriteString("any")
 	case addresses:
@@ -19,12 +19,12 @@ func describe(r *Rule) string {
 	default:
 		b.WriteString([]string{exactName: "", belowName: "*.", treeName: "."}[h.kind] + string(h.name))
 	}
-	for proto, list := range r.scope.ports {
+	for proto, list := range d.scope.ports {
 		for i, p := range list {
 			fmt.Fprintf(&b, "%s%d-%d", []string{" " + Proto(proto).String() + " ", ","}[min(i, 1)], p.lo, p.hi)
 		}
 	}
-	if r.scope.icmp {
+	if d.scope.icmp {
 		b.WriteString(" icmp")
 	}
 	return b.String()
@@ -64,19 +64,19 @@ func TestDestination(t *testing.T) {
 		{"multicast", "224.0.0.0/4,ff00::/8" + all},
 		{"private", "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,fc00::/7" + all},
 	} {
-		h, sc, ports, err := parseDestination(tt.in)
+		d, err := parseDestination(tt.in)
 		if err != nil {
 			t.Errorf("%s: %v", tt.in, err)
 			continue
 		}
-		if got := describe(&Rule{host: h, scope: sc}); got != tt.want {
+		if got := describe(d); got != tt.want {
 			t.Errorf("%s = %s, want %s", tt.in, got, tt.want)
 		}
-		if want := strings.Contains(describe(&Rule{scope: sc}), " 0-") || sc.icmp; ports == want {
-			t.Errorf("%s: names ports: %v", tt.in, ports)
+		if want := strings.Contains(describe(destination{scope: d.scope}), " 0-") || d.scope.icmp; d.ports == want {
+			t.Errorf("%s: names ports: %v", tt.in, d.ports)
 		}
 	}
-	if h, _, _, _ := parseDestination("any."); h.kind != exactName {
+	if d, _ := parseDestination("any."); d.host.kind != exactName {
 		t.Error("any. is not the host of that name")
 	}
 }

@@ -6,23 +6,6 @@ import (
 	"github.com/gaissmai/bart"
 )
 
-// Rules are the lines that allow or deny destinations, in their order.
-func (p *Policy) Rules() []*Rule { return p.rules }
-
-// ClientRules are the lines that allow or deny clients of published ports.
-func (p *Policy) ClientRules() []*Rule { return p.from.rules }
-
-// Names is how many names and wildcards the rule speaks of.
-func (r *Rule) Names() int { return r.names }
-
-// Scoped tells whether the rule is for some ports or protocols only.
-func (r *Rule) Scoped() bool {
-	return !r.scope.contains(&scope{ports: [ICMP][]portRange{allPorts, allPorts}, icmp: true})
-}
-
-// Via is what the rule has after via=; "" if it has none.
-func (r *Rule) Via() string { return r.via }
-
 // Split divides all addresses by what a filter that knows nothing but addresses,
 // and the same in both directions, may do with them. Open are those to which every
 // flow is allowed that goes out directly and shows no name, and from which every
@@ -37,7 +20,7 @@ func (p *Policy) Split(some bool) (open, shut []netip.Prefix) {
 	for _, q := range prefixes("::1/128", nat64.String(), nat64Local.String(), sixToFour.String(), teredo.String(), compatible.String(), translated.String()) {
 		bounds.Insert(q, struct{}{})
 	}
-	for q := range special.All() {
+	for q := range kinds.All() {
 		bounds.Insert(q, struct{}{})
 	}
 	for _, of := range []*Policy{p, p.from} {

@@ -17,7 +17,7 @@ type Target struct {
 // ParseTarget parses HOST[:PORT][/PROTO] where HOST is a name or an address.
 // Without PROTO it is TCP; TCP and UDP need a port.
 func ParseTarget(s string) (Target, error) {
-	h, sc, ports, err := parseDestination(s)
+	d, err := parseDestination(s)
 	if w, ok := err.(*wordError); ok {
 		return Target{}, w.at(Pos{File: s, Column: 1}, s)
 	}
@@ -26,24 +26,24 @@ func ParseTarget(s string) (Target, error) {
 	}
 	t := Target{}
 	switch {
-	case h.kind == exactName:
-		t.Name = h.name
-	case h.kind == addresses && strings.HasPrefix(s, "localhost"):
-		t.Addr = h.prefixes[0].Addr().Next() // 127.0.0.1
-	case h.kind == addresses && len(h.prefixes) == 1 && h.prefixes[0].IsSingleIP():
-		t.Addr = h.prefixes[0].Addr()
+	case d.host.kind == exactName:
+		t.Name = d.host.name
+	case d.host.kind == addresses && strings.HasPrefix(s, "localhost"):
+		t.Addr = d.host.prefixes[0].Addr().Next() // 127.0.0.1
+	case d.host.kind == addresses && len(d.host.prefixes) == 1 && d.host.prefixes[0].IsSingleIP():
+		t.Addr = d.host.prefixes[0].Addr()
 	default:
 		return Target{}, fmt.Errorf("%q is not one host; give a name or an address", s)
 	}
-	if sc.icmp && !ports && len(sc.ports[TCP]) == 0 {
+	if d.scope.icmp && !d.ports && len(d.scope.ports[TCP]) == 0 {
 		t.Proto = ICMP
 		return t, nil
 	}
-	list := sc.ports[TCP]
+	list := d.scope.ports[TCP]
 	if len(list) == 0 {
-		t.Proto, list = UDP, sc.ports[UDP]
+		t.Proto, list = UDP, d.scope.ports[UDP]
 	}
-	if !ports || len(list) != 1 || list[0].lo != list[0].hi {
+	if !d.ports || len(list) != 1 || list[0].lo != list[0].hi {
 		return Target{}, fmt.Errorf("%q needs one port: %s", s, Target{Addr: t.Addr, Name: t.Name, Port: 443})
 	}
 	t.Port = list[0].lo

@@ -44,6 +44,9 @@ type Verdict struct {
 	// Upstreams.
 	Via string
 
+	// Client tells that it is on a client of a published port, not on a destination.
+	Client bool
+
 	// Lacks is what is denied only because no rule allows it. Without an address
 	// and a name: nothing.
 	Lacks Target
@@ -52,7 +55,6 @@ type Verdict struct {
 	line    uint32 // of the entry of its list that did; 0: it has none
 	reason  string // in place of what the rule says
 	alias   Name   // that the name leads to, and by which it is denied
-	from    bool   // it is on a client
 	special bool   // its name is allowed, but leads to a special address
 }
 
@@ -93,30 +95,18 @@ func (v Verdict) Reason() string {
 	return reason
 }
 
-// Hint is a destination that, if it were allowed, would make the verdict another;
-// "" if there is none.
+// Hint is a destination, or a Client, that a rule would have to allow for another
+// verdict; "" if that would change nothing. How such a rule is written is the caller's
+// to say.
 func (v Verdict) Hint() string {
 	to := v.Lacks
 	switch {
 	case to.Name == "" && !to.Addr.IsValid():
 		return ""
-	case v.from: // the address is what it is
+	case v.Client: // the address is what it is
 		return to.written()
-	case to.Addr.IsValid() && Special(to.Addr) != "":
+	case to.Addr.IsValid() && Special(to.Addr) != Ordinary:
 		to.Name = "" // no name leads there
 	}
 	return to.String()
-}
-
-// String is the reason, and what to do about a denial.
-func (v Verdict) String() string {
-	hint := v.Hint()
-	if v.Allowed() || hint == "" {
-		return v.Reason()
-	}
-	flag := "--allow "
-	if v.from {
-		flag = "--allow-from "
-	}
-	return v.Reason() + " (to allow: " + flag + hint + ")"
 }

@@ -53,7 +53,7 @@ func TestViaErrors(t *testing.T) {
 // Lines that say how, not what.
 func TestUpstreamOptions(t *testing.T) {
 	p := compile(t, "isolate process\nisolate process\nsynthetic 10.64.0.0/16\nsynthetic fd00:1::/64")
-	if p.Isolate != IsolateProcess || p.SyntheticV4.String() != "10.64.0.0/16" || p.SyntheticV6.String() != "fd00:1::/64" {
+	if p := p.Settings(); p.Isolate != IsolateProcess || p.SyntheticV4.String() != "10.64.0.0/16" || p.SyntheticV6.String() != "fd00:1::/64" {
 		t.Error(p.Isolate, p.SyntheticV4, p.SyntheticV6)
 	}
 	for in, want := range map[string]string{
@@ -79,8 +79,8 @@ func TestUpstreamOptions(t *testing.T) {
 func TestUpstreamLines(t *testing.T) {
 	p := compile(t, "upstream socks5h://a:1\nallow x.example via=tor\nupstream b=http://b:1\nupstream socks5h://u:p=w@c:1\nupstream b=https://d:1")
 	var got []string
-	for _, name := range slices.Sorted(maps.Keys(p.Upstreams)) {
-		for _, l := range p.Upstreams[name] {
+	for _, name := range slices.Sorted(maps.Keys(p.Settings().Upstreams)) {
+		for _, l := range p.Settings().Upstreams[name] {
 			got = append(got, name+" "+l.Arg)
 		}
 	}

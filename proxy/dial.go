@@ -4,8 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"io"
-	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -13,35 +11,79 @@ import (
 	"golang.org/x/sys/unix"
 
 	"appfw/dnsguard"
-	"appfw/netns/mmsg"
 	"appfw/netns/tcp"
 	"appfw/policy"
+	"appfw/proxy/relay"
+	"appfw/proxy/upstream"
 )
 
-// dial connects to where a flow goes, the way that was decided.
-func (p *Proxy) dial(ctx context.Context, d *decision) (stream, error) {
-	name, _ := p.synthetic(d.dst.Addr())
-	if d.verdict.Via != policy.Direct {
-		return d.chain.Dial(ctx, isolation(d, name), host(name, d.dst), d.dst.Port())
+const (
+	// keepAlive finds destinations that are gone without a word. The app is on
+	// this host: its kernel says when it goes.
+	keepAlive  = 60 * time.Second
+	keepAlives = 4
+)
+
+// dial connects to where the flow goes, the way that was decided.
+func (f *Flow) dial(ctx context.Context) (relay.Stream, error) {
+	if in, ok := f.attempt.(Inwards); ok {
+		return in.DialTCP(ctx)
 	}
-	if name == "" {
-		return dialTCP(ctx, d.dst)
+	first, others := f.way, f.others
+	if name := f.proxy.standsFor(first.dst.Addr()); name != "" && first.chain == nil {
+		return f.dialName(ctx, name)
 	}
-	addrs, pin, err := p.resolve(ctx, d, name)
-	if len(addrs) == 0 {
-		return nil, err
+	if len(others) == 0 {
+		return f.dialWay(ctx, first)
 	}
-	conn, err := race(ctx, addrs, func(ctx context.Context, a netip.Addr) (stream, error) {
-		return dialTCP(ctx, netip.AddrPortFrom(a, d.dst.Port()))
+	r, err := tcp.Race(ctx, append([]way{first}, others...), func(ctx context.Context, w way) (reached, error) {
+		conn, err := f.dialWay(ctx, w)
+		return reached{conn, w}, err
 	})
 	if err == nil {
-		d.real = &real{addrPort(conn.RemoteAddr()), pin}
+		if err = f.settle(r.way, nil); err != nil {
+			r.Close()
+		}
+	}
+	return r.Stream, err
+}
+
+// reached is a connection, and the way that it went.
+type reached struct {
+	relay.Stream
+	way way
+}
+
+// dialWay connects to where a way leads.
+func (f *Flow) dialWay(ctx context.Context, w way) (relay.Stream, error) {
+	if w.chain != nil {
+		at := f.proxy.host(w.dst)
+		return w.chain.Dial(ctx, f.isolation(at), at, w.dst.Port())
+	}
+	return dialTCP(ctx, w.dst)
+}
+
+// dialName connects to a name that has another way out at other ports, so that it was
+// not resolved before.
+func (f *Flow) dialName(ctx context.Context, name policy.Name) (relay.Stream, error) {
+	addrs, pin, err := f.resolve(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	port := f.way.dst.Port() // f.way may be another when the last one is dialled
+	conn, err := tcp.Race(ctx, addrs, func(ctx context.Context, a netip.Addr) (relay.Stream, error) {
+		return dialTCP(ctx, netip.AddrPortFrom(a, port))
+	})
+	if err == nil {
+		if err = f.settle(f.way, &realWay{relay.AddrPort(conn.RemoteAddr()), pin}); err != nil {
+			conn.Close()
+		}
 	}
 	return conn, err
 }
 
 // dialTCP connects to an address from the host.
-func dialTCP(ctx context.Context, dst netip.AddrPort) (stream, error) {
+func dialTCP(ctx context.Context, dst netip.AddrPort) (relay.Stream, error) {
 	conn, err := tcp.Dial(ctx, dst)
 	if err != nil {
 		return nil, err
@@ -50,120 +92,30 @@ func dialTCP(ctx context.Context, dst netip.AddrPort) (stream, error) {
 	return conn, nil
 }
 
-// raceDelay is how long an address has before the next one is tried beside it
-// (RFC 8305, 8).
-const raceDelay = 250 * time.Millisecond
-
-// race dials several destinations, each when the one before has failed or
-// taken long, and returns the first connection. If there is none, the error is
-// that of the first that failed. At least one destination is given.
-func race[T any, C io.Closer](ctx context.Context, dsts []T, dial func(context.Context, T) (C, error)) (conn C, err error) {
-	if len(dsts) == 1 {
-		return dial(ctx, dsts[0])
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type result struct {
-		conn C
-		err  error
-	}
-	results := make(chan result)
-	over := make(chan struct{}) // not ctx: whoever ends that still waits for the results
-	defer close(over)
-	next := func() {
-		dst := dsts[0]
-		dsts = dsts[1:]
-		go func() {
-			c, err := dial(ctx, dst)
-			select {
-			case results <- result{c, err}:
-			case <-over: // nobody waits any more
-				if err == nil {
-					c.Close()
-				}
-			}
-		}()
-	}
-	next()
-	delay := time.NewTimer(raceDelay)
-	defer delay.Stop()
-	for dialling := 1; dialling > 0; {
-		select {
-		case r := <-results:
-			if r.err == nil {
-				return r.conn, nil
-			}
-			if err == nil {
-				err = r.err
-			}
-			dialling--
-		case <-delay.C:
-		}
-		if len(dsts) > 0 {
-			next()
-			dialling++
-			delay.Reset(raceDelay)
-		}
-	}
-	return conn, err
-}
-
-// resolve resolves a name that has another way out at other ports, so that it was
-// not resolved before. What is dialled is judged first, as ever.
-func (p *Proxy) resolve(ctx context.Context, d *decision, name policy.Name) ([]netip.Addr, dnsguard.Pin, error) {
-	addrs, pin, err := p.Guard.Lookup(ctx, d.rules, name)
+// resolve resolves a name to those of its addresses that the flow may reach directly.
+// There is one at least, or an error.
+func (f *Flow) resolve(ctx context.Context, name policy.Name) ([]netip.Addr, dnsguard.Pin, error) {
+	rules := f.decidedBy()
+	addrs, pin, err := f.proxy.Guard.Lookup(ctx, rules, name)
 	addrs = slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool {
-		v, _ := p.decideReal(d.rules, d.proto, netip.AddrPortFrom(a, d.dst.Port()), &pin)
+		at := f.facts.Facts
+		at.Name, at.Stands, at.Asked = "", false, ""
+		at.Dst, at.Pin = netip.AddrPortFrom(a, f.way.dst.Port()), &pin
+		v := f.proxy.judgeReal(rules, &at, f.proxy.Routes.Kind).Verdict
 		return !v.Allowed() || v.Via != policy.Direct
 	})
 	if len(addrs) == 0 && err == nil {
 		err = unix.EHOSTUNREACH
 	}
+	if len(addrs) > 0 {
+		err = nil
+	}
 	return addrs, pin, err
 }
 
-// dialUDP makes the socket by which a UDP flow goes out.
-func (p *Proxy) dialUDP(ctx context.Context, f *udpFlow) error {
-	if err := p.reachUDP(ctx, f); err != nil {
-		return err
-	}
-	return f.ready()
-}
-
-// ready makes what sends by the flow's socket, or closes that.
-func (f *udpFlow) ready() (err error) {
-	if f.outbox, err = mmsg.NewOutbox(f.out); err != nil {
-		f.closeOut()
-	}
-	return err
-}
-
-// reachUDP makes the socket of dialUDP.
-func (p *Proxy) reachUDP(ctx context.Context, f *udpFlow) (err error) {
-	name, _ := p.synthetic(f.dst.Addr())
-	dst := f.dst
-	switch {
-	case f.verdict.Via != policy.Direct:
-		if f.by, err = f.chain.Associate(ctx, isolation(&f.decision, name), host(name, dst), dst.Port()); err != nil {
-			return err
-		}
-		f.out = f.by.udp
-		return nil
-	case name != "":
-		addrs, pin, err := p.resolve(ctx, &f.decision, name)
-		if len(addrs) == 0 {
-			return err
-		}
-		dst = netip.AddrPortFrom(addrs[0], dst.Port())
-		f.real = &real{dst, pin}
-	}
-	f.out, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(dst))
-	return err
-}
-
 // host is what the end of a chain is told of a destination.
-func host(name policy.Name, dst netip.AddrPort) string {
-	if name != "" {
+func (p *Proxy) host(dst netip.AddrPort) string {
+	if name := p.standsFor(dst.Addr()); name != "" {
 		return string(name)
 	}
 	return dst.Addr().String()
@@ -171,25 +123,25 @@ func host(name policy.Name, dst netip.AddrPort) string {
 
 // isolation tells flows apart that are not to share a circuit of Tor's. Clients
 // that gave credentials of their own never share one.
-func isolation(d *decision, name policy.Name) string {
-	own := d.credentials
-	switch d.rules.Isolate {
+func (f *Flow) isolation(host string) string {
+	from := f.facts.Subject
+	switch f.decidedBy().Settings().Isolate {
 	case policy.IsolateDestination:
-		return host(name, d.dst) + "\x00" + own
+		return host + "\x00" + from.Credentials
 	case policy.IsolateProcess:
-		if d.owner != nil {
-			if owner := d.owner(); owner != "" {
-				return owner + "\x00" + own
+		if from.Owner != nil {
+			if owner := from.Owner(); owner != "" {
+				return owner + "\x00" + from.Credentials
 			}
 		}
 		return rand.Text() // rather with nobody than with somebody else
 	}
-	return own
+	return from.Credentials
 }
 
 // chain is the chain with the name; one that always fails if there is none. Nil
 // is the direct way.
-func (p *Proxy) chain(name string) *Chain {
+func (p *Proxy) chain(name string) *upstream.Chain {
 	if name == policy.Direct {
 		return nil
 	}
@@ -201,17 +153,10 @@ func (p *Proxy) chain(name string) *Chain {
 	return noChain
 }
 
-var noChain = new(Chain)
+var noChain = new(upstream.Chain)
 
-// failure says for people what a chain did, if it failed itself or refuses who asks;
-// "" if the error is the destination's.
-func failure(err error) string {
-	up, ok := errors.AsType[*errUpstream](err)
-	switch {
-	case ok && up.down:
-		return "the upstream failed: " + up.Error()
-	case ok && up.errno == unix.EACCES:
-		return "the upstream refuses it: " + up.Error()
-	}
-	return ""
+// Shortage tells errors that say nothing of the destination: appfw itself is
+// short of something.
+func Shortage(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM)
 }

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"appfw/netns"
+	"appfw/policy"
+	"appfw/proxy/relay"
 )
 
 // Linger waits until what the app sent before it exited has been passed on, or
@@ -13,44 +15,23 @@ import (
 // Connections that are still open belong to what the app left behind, and are
 // not waited for: closing are those that are not.
 func (p *Proxy) Linger(ctx context.Context, closing func() map[netns.Connection]bool) {
-	p.mu.Lock()
-	intakes := slices.Clone(p.intakes)
-	p.mu.Unlock()
-	opening := slices.ContainsFunc(intakes, (*intake).opens) // asked first: what opens becomes a flow
-	p.mu.Lock()
-	idle := len(p.flows) == 0
-	p.mu.Unlock()
-	if idle && !opening {
+	if len(p.all()) == 0 {
 		return
 	}
 	closed := closing()
-	wait := func(waits func(*intake) bool) bool {
-		return poll(ctx, func() bool { return slices.ContainsFunc(intakes, waits) })
-	}
-	if !wait((*intake).connectionsWait) {
+	if !p.poll(ctx, (*Flow).beingAccepted) {
 		return
 	}
-	p.mu.Lock()
-	var ending []*relay
-	for f := range p.flows {
-		if r, ok := f.(*relay); ok && (r.appEnded() || closed[r.connection()]) {
-			ending = append(ending, r)
+	for _, f := range p.all() {
+		if r := f.ending(closed); r != nil {
+			select {
+			case <-r.AllSent():
+			case <-ctx.Done():
+				return
+			}
 		}
 	}
-	p.mu.Unlock()
-	for _, r := range ending {
-		select {
-		case <-r.sent:
-		case <-ctx.Done():
-			return
-		}
-	}
-	wait((*intake).datagramsWait)
-}
-
-// connection is the app's connection, as the app sees it.
-func (r *relay) connection() netns.Connection {
-	return netns.Connection{Local: addrPort(r.app.RemoteAddr()), Remote: addrPort(r.app.LocalAddr())}
+	p.poll(ctx, (*Flow).busy)
 }
 
 const (
@@ -61,9 +42,9 @@ const (
 	acceptTime = 100 * time.Millisecond
 )
 
-// poll waits until nothing waits any more; false if ctx ended before.
-func poll(ctx context.Context, waits func() bool) bool {
-	for waits() {
+// poll waits until no flow waits any more; false if ctx ended before.
+func (p *Proxy) poll(ctx context.Context, waits func(*Flow) bool) bool {
+	for slices.ContainsFunc(p.all(), waits) {
 		select {
 		case <-time.After(lingerPoll):
 		case <-ctx.Done():
@@ -73,36 +54,48 @@ func poll(ctx context.Context, waits func() bool) bool {
 	return true
 }
 
-// opens tells whether a flow is being opened.
-func (in *intake) opens() bool {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return len(in.pending)+len(in.opening) > 0
-}
-
-// connectionsWait tells whether a connection is being accepted.
-func (in *intake) connectionsWait() bool {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	for _, c := range in.pending {
-		if !c.letIn.IsZero() && in.Now().Sub(c.letIn) < acceptTime {
-			return true
-		}
+// beingAccepted tells whether a flow is decided on, or its connection accepted.
+func (f *Flow) beingAccepted() bool {
+	switch f.State() {
+	case Deciding:
+		return f.facts.Asked == "" // else a resolver is waited for
+	case Accepting:
+		f.proxy.mu.Lock()
+		s, ok := f.attempt.(*syn)
+		f.proxy.mu.Unlock()
+		return ok && s.waits()
 	}
 	return false
 }
 
-// datagramsWait tells whether a datagram of the app's has not been passed on.
-func (in *intake) datagramsWait() bool {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if len(in.opening) > 0 {
+// ending is the relay of a connection that the app has ended, or closed; else nil.
+func (f *Flow) ending(closed map[netns.Connection]bool) *relay.Relay {
+	f.mu.Lock()
+	r := f.stream
+	f.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	// As the app sees it.
+	at := netns.Connection{Local: relay.AddrPort(r.App.RemoteAddr()), Remote: relay.AddrPort(r.App.LocalAddr())}
+	if r.AppEnded() || closed[at] {
+		return r
+	}
+	return nil
+}
+
+// busy tells whether a datagram of the app's that came as a packet has not been passed
+// on.
+func (f *Flow) busy() bool {
+	if f.facts.Proto != policy.UDP { // of connections, attempt is for its goroutine
+		return false
+	}
+	if _, ok := f.attempt.(*datagram); !ok {
+		return false
+	}
+	if f.State() != Open {
 		return true
 	}
-	for _, f := range in.udp {
-		if f.app.(*gatedUDP).inbox.Busy() {
-			return true
-		}
-	}
-	return false
+	b, ok := f.packets.Load().In().(interface{ Busy() bool })
+	return ok && b.Busy()
 }

@@ -2,14 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"runtime"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -34,7 +31,7 @@ func newDoctor() *cobra.Command {
 func newProbe() *cobra.Command {
 	return &cobra.Command{
 		Use: probeCommand, Hidden: true, Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return probe(c.OutOrStdout()) },
+		RunE: func(c *cobra.Command, _ []string) error { return probe(c.Context(), c.OutOrStdout()) },
 	}
 }
 
@@ -71,7 +68,7 @@ func examine(w io.Writer) error {
 
 // probe tries what an app's network is made of, one thing after another, and in
 // the end runs a program that must be refused a connection.
-func probe(w io.Writer) error {
+func probe(ctx context.Context, w io.Writer) error {
 	runtime.LockOSThread()
 	failed := &exitError{code: 1}
 	outer, err := netns.New()
@@ -117,10 +114,10 @@ func probe(w io.Writer) error {
 	if say(w, "mounts, system call filter, no capabilities", startTrue(app, host), "the kernel needs CONFIG_SECCOMP_FILTER and tmpfs in user namespaces (Linux 5.9 and later)") != nil {
 		return failed
 	}
-	if say(w, "a connection is held, judged and refused", refused(outer, app, gate), "") != nil {
+	if say(w, "a connection is held, judged and refused", netns.Refusal(ctx, app, gate), "") != nil {
 		return failed
 	}
-	if err := pingSocket(); err != nil {
+	if err := netns.MayPing(); err != nil {
 		fmt.Fprintln(w, "note  ping: this host lets users send none; let it: sudo sysctl net.ipv4.ping_group_range='0 2147483647'")
 	}
 	return nil
@@ -129,7 +126,7 @@ func probe(w io.Writer) error {
 // startTrue runs true(1), confined.
 func startTrue(app *netns.Namespace, host hostConfig) error {
 	pid, err := app.Start(netns.Command{
-		Args: []string{"true"}, Dir: "/", View: appView(host, nil),
+		Args: []string{"true"}, Dir: "/", View: host.view(nil),
 		Files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
 	})
 	if err != nil {
@@ -143,46 +140,4 @@ func startTrue(app *netns.Namespace, host hostConfig) error {
 		return fmt.Errorf("true ended with status %#x", int(status))
 	}
 	return nil
-}
-
-// refused connects from the app's namespace to an address that nobody has
-// (RFC 5737), refuses that at the gate, and expects to be told.
-func refused(outer, app *netns.Namespace, gate *netns.Gate) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	judged := false
-	done := make(chan error, 1)
-	go func() {
-		done <- gate.Run(ctx, func(p netns.Packet, _ error) {
-			judged = true
-			_ = gate.Reset(p)
-		})
-	}()
-	err := app.Do(func() error {
-		d := net.Dialer{}
-		c, err := d.DialContext(ctx, "tcp4", "192.0.2.1:9")
-		if err == nil {
-			c.Close()
-		}
-		return err
-	})
-	cancel()
-	if rerr := <-done; rerr != nil {
-		return rerr
-	}
-	if !judged {
-		return errors.New("its first packet did not reach the gate")
-	}
-	if !errors.Is(err, unix.ECONNREFUSED) {
-		return fmt.Errorf("it was not refused: %v", err)
-	}
-	return nil
-}
-
-func pingSocket() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
-	if err == nil {
-		unix.Close(fd)
-	}
-	return err
 }

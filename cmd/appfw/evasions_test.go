@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"appfw/proxy"
+	"appfw/proxy/journal"
 )
 
 // The table explains itself.
@@ -206,7 +206,7 @@ func (f *farSide) attempt(e *evasion, watches []*watch) {
 		if !strings.Contains(r.stderr, "appfw: denied "+want) {
 			f.t.Errorf("stderr does not say %q", want)
 		}
-		if !slices.ContainsFunc(log, func(rec record) bool { return rec.Verdict == "deny" && strings.HasPrefix(denialOf(rec), want) }) {
+		if !slices.ContainsFunc(log, func(rec journal.Record) bool { return rec.Verdict == "deny" && strings.HasPrefix(denialOf(rec), want) }) {
 			f.t.Errorf("the log does not say %q", want)
 		}
 	}
@@ -225,11 +225,11 @@ func (f *farSide) lacking(e *evasion, output string) bool {
 }
 
 // denialOf is a record as stderr has it.
-func denialOf(r record) string {
+func denialOf(r journal.Record) string {
 	what := "dns " + r.Name
 	if r.Event != "dns" {
 		addr, _ := netip.ParseAddr(r.Addr) // none for a packet that has no destination
-		what = r.Proto + " " + proxy.Destination(r.Name, netip.AddrPortFrom(addr, r.Port))
+		what = r.Proto + " " + journal.Destination(r.Name, netip.AddrPortFrom(addr, r.Port))
 	}
 	return printable(what) + ": " + printable(r.Reason)
 }

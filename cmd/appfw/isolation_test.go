@@ -145,7 +145,7 @@ func TestView(t *testing.T) {
 		wants(t, w.ok(w.run(append([]string{"--allow-unix", path}, ask...)...)), "host")
 
 		// A link that somebody made where anybody can hides nothing.
-		link := "/tmp/dbus-appfw-test"
+		link := fmt.Sprintf("/tmp/dbus-appfw-test-%d", os.Getpid())
 		if err := os.Symlink("/etc", link); err != nil {
 			t.Fatal(err)
 		}

@@ -97,13 +97,15 @@ func exitCode(err error) int {
 		code, err = exit.code, exit.err
 	}
 	if err != nil {
+		var text strings.Builder
 		for i, line := range strings.Split(err.Error(), "\n") {
 			prefix := "appfw: "
 			if i > 0 {
 				prefix = "  "
 			}
-			fmt.Fprintln(os.Stderr, prefix+printable(line))
+			text.WriteString(prefix + printable(line) + "\n")
 		}
+		lastWords(text.String())
 	}
 	return code
 }

@@ -59,7 +59,7 @@ type world struct {
 	t    *testing.T
 	user internet.User
 
-	resolv string // what sshd has for /etc/resolv.conf; "" is the machine's own
+	resolv string // sshd's /etc/resolv.conf; "" is the machine's own
 
 	example *internet.Host // example.com and shared.example, IPv4 and IPv6: says hello
 	other   *internet.Host // other.example: as well

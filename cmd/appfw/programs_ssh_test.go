@@ -43,11 +43,12 @@ func (w *world) sshd() (h *internet.Host, ssh string) {
 	`, hostKey, key))
 	// sshd wants /run/sshd, which only Debian's service makes, and a root whose
 	// password is not locked.
-	shadow := w.write("shadow", "root:*:20000:0:99999:7:::\nsshd:!:20000::::::\n")
-	w.Server("unshare", "--mount", "sh", "-ec", `mount --bind "$1" /etc/shadow
-		[ -z "$2" ] || mount --bind "$2" /etc/resolv.conf
-		mount -t tmpfs tmpfs /run; mkdir /run/sshd
-		exec /usr/sbin/sshd -D -e -f "$0"`, conf, shadow, w.resolv)
+	files := map[string]string{"/etc/shadow": "root:*:20000:0:99999:7:::\nsshd:!:20000::::::\n"}
+	if w.resolv != "" {
+		files["/etc/resolv.conf"] = w.resolv
+	}
+	w.ServerWithFiles(files, "sh", "-ec", `mount -t tmpfs tmpfs /run; mkdir /run/sshd
+		exec /usr/sbin/sshd -D -e -f "$0"`, conf)
 	w.AwaitTCP(22)
 	return h, fmt.Sprintf("ssh -l root -i %s -o IdentitiesOnly=yes -o BatchMode=yes -o StrictHostKeyChecking=yes -o UserKnownHostsFile=%s", key, known)
 }

@@ -1,18 +1,13 @@
 package main
 
 import (
-	"encoding/json"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strings"
 	"testing"
-
-	"appfw/policy"
 )
 
 // What a program did with everything open, it can do under the policy that suggest
@@ -104,72 +99,4 @@ func TestSuggestUpstream(t *testing.T) {
 			t.Error("the name was asked for")
 		}
 	}
-}
-
-// Whatever a log says, what is made of it is a policy, line by line, that has no other
-// hosts than the log.
-func FuzzSuggest(f *testing.F) {
-	for _, s := range []string{
-		`{"event":"decision","verdict":"allow","direction":"out","proto":"tcp","addr":"10.0.0.5","port":443,"name":"a.example"}`,
-		`{"event":"decision","verdict":"deny","direction":"out","proto":"icmp","addr":"2002:a00:1::1"}` + "\n" + `{"event":"dns","verdict":"allow","direction":"out","name":"any","type":"A"}`,
-		`{"event":"decision","verdict":"allow","direction":"out","proto":"udp","addr":"198.18.0.1","port":53,"name":"*.com","via":"(default)"}`,
-		`{"event":"close","verdict":"allow","direction":"out","proto":"tcp","addr":"::ffff:127.0.0.1%eth0","port":1,"name":"localhost","via":"a b\nallow any","error":"x"}`,
-		`{"event":"decision","verdict":"allow","direction":"out","proto":"tcp","addr":"9.9.9.9","port":1,"via":"a\nallow any"}`,
-		`{"event":"decision","verdict":"allow","direction":"out","proto":"tcp","port":22,"name":"xn--bcher-kva.example","via":"tor"}` + "\n{",
-	} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, log string) {
-		l := newLearned()
-		if err := l.read("log", strings.NewReader(log)); err != nil {
-			return
-		}
-		text := l.suggest()
-		for line := range strings.Lines(text) {
-			if !regexp.MustCompile(`^(# [ -~]*|allow  [!-~]+( via=[a-z0-9_-]+)? +# (once|\d+ times)|default  deny|upstream ([a-z0-9_-]+=)?URL)\n$`).MatchString(line) {
-				t.Fatalf("odd line %q", line)
-			}
-		}
-		lines, err := policy.ReadLines("made", strings.NewReader(text))
-		if err != nil {
-			t.Fatalf("%v in:\n%s", err, text)
-		}
-		p, err := policy.Compile(policy.Config{Lines: lines})
-		if err != nil {
-			t.Fatalf("%v in:\n%s", err, text)
-		}
-		allowed := make(map[string]bool) // what the log has
-		for line := range strings.Lines(log) {
-			var rec record
-			if json.Unmarshal([]byte(line), &rec) == nil && rec.Event == "decision" && rec.Verdict == "allow" && rec.Direction == "out" {
-				if name, err := policy.ParseName(rec.Name); err == nil {
-					allowed[string(name)] = true
-				}
-				if a, err := netip.ParseAddr(rec.Addr); err == nil {
-					allowed[policy.Embedded(a).String()] = true
-				}
-			}
-		}
-		for _, r := range p.Rules() {
-			dest, _, _ := strings.Cut(strings.TrimPrefix(r.Text, "allow "), " via=")
-			to, err := policy.ParseTarget(firstPort(dest))
-			if host := strings.TrimSuffix(string(to.Name), "."); err != nil || !allowed[host] && !allowed[to.Addr.String()] {
-				t.Fatalf("%q (%v) is not in the log, from:\n%s", dest, err, text)
-			}
-		}
-	})
-}
-
-// firstPort is a destination with the first of its ports alone.
-func firstPort(dest string) string {
-	host, proto, _ := strings.Cut(dest, "/")
-	i := strings.LastIndex(host, ":") + 1
-	port := regexp.MustCompile(`^\d+`).FindString(host[i:])
-	if i == 0 || proto == "icmp" {
-		return dest
-	}
-	if proto != "" {
-		proto = "/" + proto
-	}
-	return host[:i] + port + proto
 }

@@ -1,19 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"net/netip"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"slices"
-	"strings"
+	"io"
 
 	"github.com/spf13/cobra"
 
-	"appfw/policy"
+	"appfw/netns/named"
+	"appfw/netns/units"
+	"appfw/proxy/publish"
 )
 
 func newSystemd() *cobra.Command {
@@ -27,270 +24,187 @@ func newSystemd() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(newSystemdProxy(), newSystemdNetns(), newSystemdExport(), newSystemdImport(), newDenied())
+	c.AddCommand(newSystemdProxy(), newSystemdNetns(), newSystemdExport(), newSystemdImport(), newSystemdProbe())
 	return c
 }
 
-func newSystemdExport() *cobra.Command {
-	var flags policyFlags
-	var anyPort bool
+func newSystemdProxy() *cobra.Command {
+	var flags unitFlags
+	var proxy units.Proxy
 	c := &cobra.Command{
-		Use:   "export [flags]",
-		Short: "Write the part of a policy that needs no names as a drop-in for a systemd unit",
-		Long: `Write IPAddressAllow= and IPAddressDeny= lines (systemd.resource-control(5)) that
-allow what a policy allows by address, for a drop-in of a service. systemd knows
-no names, ports or protocols, and filters both directions alike: what cannot be
-said is named on stderr and in comments. An address is allowed only if the policy
-allows every flow to it, directly, and no rule keeps clients from there; with
---any-port, if it allows some. A deny within an allow divides that into the
-prefixes around it, as systemd's allow wins over its deny.`,
-		Example: `  appfw systemd export --policy build.policy > /etc/systemd/system/build.service.d/net.conf
-  appfw systemd export --allow 10.0.0.0/24 --deny 10.0.0.13 --allow localhost
-  appfw systemd export --any-port --allow 10.0.0.0/24:443`,
-		Args:                  cobra.NoArgs,
-		DisableFlagsInUseLine: true,
-		RunE: func(c *cobra.Command, _ []string) error {
-			l, err := flags.load(hostConfig{})
-			if err != nil {
-				return err
-			}
-			text, notes, err := dropIn(l.rules, anyPort)
-			if err != nil {
-				return err
-			}
-			for _, n := range notes {
-				fmt.Fprintln(c.ErrOrStderr(), "appfw: "+n)
-			}
-			fmt.Fprint(c.OutOrStdout(), text)
-			return nil
-		},
-	}
-	flags.register(c)
-	c.Flags().BoolVar(&anyPort, "any-port", false, "open an address for all ports and protocols if the policy opens some there")
-	return c
-}
-
-// maxPrefixes bounds a drop-in. systemd gives each to the kernel by a system call.
-const maxPrefixes = 1 << 16
-
-// dropIn writes the policy's addresses as a drop-in, and what it does not say.
-func dropIn(p *policy.Policy, anyPort bool) (text string, notes []string, err error) {
-	open, shut := p.Split(anyPort)
-	if min(len(open), len(shut)) > maxPrefixes {
-		return "", nil, fmt.Errorf("systemd would need %d prefixes for this policy; at most %d are written", min(len(open), len(shut)), maxPrefixes)
-	}
-	notes = dropInNotes(p, anyPort, open)
-	var b strings.Builder
-	b.WriteString("# Made by appfw systemd export. Lists of slices that the unit is in apply as well.\n")
-	for _, n := range notes {
-		b.WriteString("# " + n + "\n")
-	}
-	b.WriteString("\n[Service]\n# Lists that the unit has are reset.\nIPAddressAllow=\nIPAddressDeny=\n")
-	if len(open) <= len(shut) {
-		b.WriteString("IPAddressDeny=any\n")
-		writePrefixes(&b, "IPAddressAllow=", open)
-	} else {
-		writePrefixes(&b, "IPAddressDeny=", shut)
-	}
-	return b.String(), notes, nil
-}
-
-// writePrefixes writes as many settings as it takes for lines of usual length.
-func writePrefixes(b *strings.Builder, key string, list []netip.Prefix) {
-	width := 0
-	for _, p := range list {
-		s := p.String()
-		if p.IsSingleIP() {
-			s = p.Addr().String()
-		}
-		switch {
-		case width == 0:
-			s = key + s
-		case width+1+len(s) > 80:
-			s, width = "\n"+key+s, -1
-		default:
-			s = " " + s
-		}
-		b.WriteString(s)
-		width += len(s)
-	}
-	if width != 0 {
-		b.WriteString("\n")
-	}
-}
-
-// dropInNotes are what a drop-in with these addresses open says otherwise than the
-// policy: what it opens beyond first.
-func dropInNotes(p *policy.Policy, anyPort bool, open []netip.Prefix) []string {
-	var wider, narrower []string
-	more := func(format string, args ...any) {
-		wider = append(wider, "wider: "+printable(fmt.Sprintf(format, args...)))
-	}
-	less := func(format string, args ...any) {
-		narrower = append(narrower, "narrower: "+printable(fmt.Sprintf(format, args...)))
-	}
-	if len(open) > 0 {
-		more("open addresses are so in both directions, for all protocols, and for ports 853, 5353 and 5355")
-	}
-	if slices.ContainsFunc(open, func(q netip.Prefix) bool { return q.Addr().Is6() && q.Bits() < 96 }) {
-		more("an IPv6 address that embeds an IPv4 address as ISATAP does is open where its prefix is")
-	}
-	for _, r := range p.Rules() {
-		switch {
-		case r.Names() > 0 && r.Allows():
-			less("%s: names need appfw systemd netns or proxy", r)
-		case r.Names() > 0:
-			more("%s: names need appfw systemd netns or proxy; their addresses are not shut", r)
-		case r.Via() != "" && r.Via() != policy.Direct:
-			less("%s: ways out need appfw systemd netns or proxy", r)
-		case r.Scoped() && anyPort && r.Allows():
-			more("%s: open for all ports and protocols", r)
-		case r.Scoped() && anyPort:
-			more("%s: not shut where anything else is open", r)
-		case r.Scoped() && r.Allows():
-			less("%s: systemd knows no ports or protocols (--any-port opens all there)", r)
-		case r.Scoped():
-			less("%s: systemd knows no ports or protocols; all are shut there (--any-port opens them)", r)
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(p.Upstreams)) {
-		for _, line := range p.Upstreams[name] {
-			less("upstream (%s): what goes out by it stays shut, and so does itself unless a rule allows its address", line.Pos)
-		}
-	}
-	if len(p.ClientRules()) > 0 {
-		less("allow-from, deny-from: only addresses that are allowed in both directions are open")
-	}
-	for _, line := range slices.Concat(p.DNS, p.Hosts) {
-		less("%s %s (%s): the resolver is the unit's own; its address has to be allowed", line.Word, line.Arg, line.Pos)
-	}
-	isOpen := func(s string) bool {
-		return slices.ContainsFunc(open, func(q netip.Prefix) bool { return q.Overlaps(netip.MustParsePrefix(s)) })
-	}
-	if !isOpen("127.0.0.0/8") && !isOpen("::1/128") {
-		less("the loopback is shut, as no rule names it; a unit has none of its own: allow localhost if it talks to itself or to a resolver there")
-	}
-	less("multicast, broadcast, 0.0.0.0/8, and IPv6 addresses that carry an IPv4 address (NAT64, 6to4, Teredo) are shut")
-	return append(wider, narrower...)
-}
-
-func newSystemdImport() *cobra.Command {
-	return &cobra.Command{
-		Use:   "import UNIT|FILE...",
-		Short: "Write a policy that means what a systemd unit's IPAddressAllow= and IPAddressDeny= do",
-		Long: `Write a policy that allows what IPAddressAllow= and IPAddressDeny= of a unit allow,
-with the proxy of its Environment= as upstream. UNIT is asked of systemd
-(systemctl cat); FILE is a unit file, a drop-in, or a directory of drop-ins
-(UNIT.d), read in the order given. Lists of slices that the unit is in are not
-followed; give their files to see them. What a policy says otherwise than systemd
-is named on stderr and in comments.`,
-		Example: `  appfw systemd import nginx.service > nginx.policy
-  appfw systemd import ./game.service ./game.service.d
-  appfw run --policy nginx.policy -- nginx -g 'daemon off;'`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return errors.New("give a unit, or its files: appfw systemd import nginx.service")
-			}
-			return nil
-		},
+		Use:   "proxy UNIT --policy FILE",
+		Short: "Let a service reach only a proxy of appfw's",
+		Long: `Have systemd let UNIT reach nothing but the loopback address of a proxy that
+appfw serves under the policy (IPAddressDeny=any), and tell UNIT of it by the
+usual variables (ALL_PROXY and others). It writes a drop-in for UNIT, and
+appfw-serve@UNIT.socket and .service, which systemd starts when UNIT connects.
+UNIT itself is not restarted.`,
+		Example: `  appfw systemd proxy backup.service --policy /etc/appfw/backup.policy
+  appfw systemd proxy backup.service --remove`,
+		Args:                  oneUnit,
 		DisableFlagsInUseLine: true,
 		RunE: func(c *cobra.Command, args []string) error {
-			files, err := unitFiles(args)
-			if err != nil {
-				return err
-			}
-			u, err := readUnit(files)
-			if err != nil {
-				return err
-			}
-			text, notes, err := u.policyText()
-			if err != nil {
-				return err
-			}
-			for _, n := range notes {
-				fmt.Fprintln(c.ErrOrStderr(), "appfw: "+n)
-			}
-			fmt.Fprint(c.OutOrStdout(), text)
-			return nil
+			return flags.run(c, args[0], func(ctx context.Context, config units.Config) (*units.Change, error) {
+				return config.Proxy(ctx, args[0], proxy)
+			})
 		},
 	}
+	flags.register(c, &proxy.Policy)
+	c.Flags().StringVar(&proxy.Listen, "listen", "", "where the proxy listens, an `ADDRESS:PORT` of the loopback (without: 127.100.x.y:1080, by the name of UNIT)")
+	return c
 }
 
-// unitFiles reads the files that the arguments name.
-func unitFiles(args []string) (files []unitFile, err error) {
-	for _, arg := range args {
-		info, err := os.Stat(arg)
-		switch {
-		case err != nil && !strings.Contains(arg, "/"):
-			if len(args) > 1 {
-				return nil, fmt.Errorf("%s: there is no such file; a unit is given alone", printable(arg))
-			}
-			return catUnit(arg)
-		case err != nil:
-			return nil, err
-		}
-		names := []string{arg}
-		if info.IsDir() {
-			entries, err := os.ReadDir(arg) // sorted, as systemd reads them
-			if err != nil {
-				return nil, err
-			}
-			names = nil
-			for _, e := range entries {
-				if strings.HasSuffix(e.Name(), ".conf") {
-					names = append(names, filepath.Join(arg, e.Name()))
+func newSystemdNetns() *cobra.Command {
+	var flags unitFlags
+	var namespace units.Namespace
+	c := &cobra.Command{
+		Use:   "netns UNIT --policy FILE",
+		Short: "Let a service run in a network namespace of appfw's",
+		Long: `Have UNIT run in a network namespace that appfw serves under the policy; it need
+not know. It writes a drop-in for UNIT, and appfw-netns@NAME.service with a target
+that starts it again. Several units may share a namespace (--name). UNIT itself is
+not restarted.`,
+		Example: `  appfw systemd netns nginx.service --policy /etc/appfw/nginx.policy --publish 0.0.0.0:80:80
+  appfw systemd netns nginx.service --remove`,
+		Args:                  oneUnit,
+		DisableFlagsInUseLine: true,
+		RunE: func(c *cobra.Command, args []string) error {
+			return flags.run(c, args[0], func(ctx context.Context, config units.Config) (*units.Change, error) {
+				if err := checkPublished(namespace.Publish); err != nil {
+					return nil, err
 				}
-			}
-			if names == nil {
-				return nil, fmt.Errorf("%s: no drop-ins (*.conf) in it", printable(arg))
-			}
-		}
-		for _, name := range names {
-			content, err := readFile(name)
-			if err != nil {
-				return nil, err
-			}
-			files = append(files, unitFile{name, content})
+				return config.Namespace(ctx, args[0], namespace)
+			})
+		},
+	}
+	flags.register(c, &namespace.Policy)
+	c.Flags().StringVar(&namespace.Name, "name", "", "the `NAME` of the namespace (without: that of UNIT)")
+	c.Flags().StringArrayVar(&namespace.Publish, "publish", nil, "let clients of the host's `PORT` come to the namespace: [ADDR:]HOSTPORT:PORT[/udp]")
+	return c
+}
+
+// newSystemdProbe is the command by which units tries what systemd keeps.
+func newSystemdProbe() *cobra.Command {
+	return &cobra.Command{Use: units.ProbeCommand, Hidden: true, Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error { return units.Probe() }}
+}
+
+func oneUnit(c *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("give one unit: %s nginx.service --policy /etc/appfw/nginx.policy", c.CommandPath())
+	}
+	return nil
+}
+
+// unitFlags are the flags that both ways of putting a unit behind appfw have.
+type unitFlags struct {
+	directory, program string
+	dryRun, remove     bool
+}
+
+func (f *unitFlags) register(c *cobra.Command, policy *string) {
+	c.Flags().StringVar(policy, "policy", "", "the policy, a `FILE`")
+	c.Flags().StringVar(&f.directory, "directory", units.Directory, "where units are written, a `DIR`")
+	c.Flags().StringVar(&f.program, "program", "", "what units start as appfw, a `PATH` (without: this program)")
+	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "print what would be written, and write nothing")
+	c.Flags().BoolVar(&f.remove, "remove", false, "undo it: remove what was written for UNIT")
+}
+
+// run does what the flags say, or shows it.
+func (f *unitFlags) run(c *cobra.Command, unit string, behind func(context.Context, units.Config) (*units.Change, error)) error {
+	config := units.Config{
+		Directory: f.directory, Program: f.program, Load: policyFiles,
+		FilesDir: named.FilesDir,
+	}
+	var change *units.Change
+	var err error
+	if f.remove {
+		change, err = config.Undo(unit)
+	} else {
+		change, err = behind(c.Context(), config)
+	}
+	if err != nil {
+		return inFlags(err)
+	}
+	out, notes := c.OutOrStdout(), c.ErrOrStderr()
+	if f.dryRun {
+		show(out, notes, change)
+		return nil
+	}
+	done, err := change.Apply(c.Context())
+	for _, path := range done.Wrote {
+		fmt.Fprintf(out, "wrote %s\n", path)
+	}
+	for _, path := range done.Removed {
+		fmt.Fprintf(out, "removed %s\n", path)
+	}
+	for _, n := range done.Notes {
+		fmt.Fprintln(notes, "appfw: "+printable(n))
+	}
+	if err == nil && len(done.Wrote) > 0 {
+		fmt.Fprintf(out, "%s is behind appfw from its next start on: systemctl restart %[1]s\n", change.Service)
+	}
+	return inFlags(err)
+}
+
+// show prints what a change would do.
+func show(out, notes io.Writer, change *units.Change) {
+	for _, n := range change.Notes {
+		fmt.Fprintln(notes, "appfw: note: "+printable(n))
+	}
+	for _, f := range change.Write {
+		fmt.Fprintf(out, "# %s\n%s\n", f.Path, f.Text)
+	}
+	if len(change.Write) == 0 {
+		for _, path := range change.Remove {
+			fmt.Fprintf(out, "would remove %s\n", path)
 		}
 	}
-	return files, nil
 }
 
-// catUnit has systemd find the files of a unit.
-func catUnit(unit string) ([]unitFile, error) {
-	c := exec.Command("systemctl", "--no-pager", "cat", "--", unit)
-	c.Env = append(os.Environ(), "LC_ALL=C", "SYSTEMD_COLORS=0")
-	out, err := c.Output()
-	exit, isExit := errors.AsType[*exec.ExitError](err)
-	switch {
-	case errors.Is(err, exec.ErrNotFound):
-		return nil, fmt.Errorf("%s: there is no such file, and no systemctl to ask for a unit of that name", printable(unit))
-	case isExit:
-		return nil, fmt.Errorf("%s: there is no such file, and no such unit: systemctl says: %s", printable(unit), strings.TrimSpace(string(exit.Stderr)))
-	case err != nil:
+// policyFiles are the files that a policy is made of, which is read.
+func policyFiles(policy string) ([]string, error) {
+	host, err := readHost()
+	if err != nil {
 		return nil, err
 	}
-	return splitCat(unit, string(out)), nil
+	var flags policyFlags
+	flags.add("policy", policy)
+	l, err := flags.load(host.rules())
+	if err != nil {
+		return nil, err
+	}
+	return l.Files(), nil
 }
 
-// catHeader is the line that systemctl cat puts before each file.
-var catHeader = compiled(`(?m)^# (/.*)\n`)
-
-// splitCat divides what systemctl cat prints into the files. Of what looks like the
-// head of another one, but may be a comment, it takes what is a drop-in's.
-func splitCat(unit, out string) (files []unitFile) {
-	start, name := 0, "systemctl cat "+unit
-	for _, m := range catHeader().FindAllStringSubmatchIndex(out, -1) {
-		path := out[m[2]:m[3]]
-		first := start == 0 && !strings.Contains(out[:m[0]], "[") // warnings may stand before
-		later := strings.HasSuffix(path, ".conf") && strings.HasSuffix(filepath.Dir(path), ".d") && strings.HasSuffix(out[:m[0]], "\n\n")
-		if !first && !later {
-			continue
-		}
-		if m[0] > 0 {
-			files = append(files, unitFile{name, []byte(out[start:m[0]])})
-		}
-		start, name = m[1], path
+// checkPublished refuses ports that a unit cannot publish.
+func checkPublished(flags []string) error {
+	published, err := publish.Parse(flags)
+	if err != nil {
+		return err
 	}
-	return append(files, unitFile{name, []byte(out[start:])})
+	for _, p := range published {
+		if p.Name != "" {
+			return fmt.Errorf("--publish %s: a socket is not passed to this unit; give a port", p.Text)
+		}
+	}
+	return nil
+}
+
+// inFlags adds to an error the flags that are about it.
+func inFlags(err error) error {
+	_, isOption := errors.AsType[*units.OptionError](err)
+	_, isUnseen := errors.AsType[*units.UnseenError](err)
+	switch {
+	case isOption:
+		return fmt.Errorf("--%w", err)
+	case isUnseen:
+		return fmt.Errorf("%w; install it (sudo make install) or say what they are to start (--program)", err)
+	case errors.Is(err, units.ErrNoPolicy):
+		return fmt.Errorf("%w (--policy FILE)", err)
+	case errors.Is(err, units.ErrName):
+		return fmt.Errorf("%w (--name)", err)
+	case errors.Is(err, units.ErrServed):
+		return fmt.Errorf("%w: to join it, say neither --policy nor --publish", err)
+	}
+	return err
 }

@@ -10,8 +10,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"appfw/dnsguard"
+	"appfw/netns/route"
 	"appfw/policy"
 	"appfw/proxy"
+	"appfw/proxy/journal"
 )
 
 // Exit codes of why.
@@ -39,24 +41,24 @@ has no address), and 2 if something is wrong with the input.`,
 			return nil
 		},
 		DisableFlagsInUseLine: true,
-		RunE:                  func(c *cobra.Command, args []string) error { return explain(c, flags, args[0]) },
+		RunE:                  func(c *cobra.Command, args []string) error { return why(c, flags, args[0]) },
 	}
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &exitError{exitBadInput, unknownFlag(c, err)} })
 	flags.register(c)
 	return c
 }
 
-// explain prints the verdict for each address of the destination.
-func explain(c *cobra.Command, flags policyFlags, dest string) error {
+// why prints the verdict for each address of the destination.
+func why(c *cobra.Command, flags policyFlags, dest string) error {
 	host, err := readHost()
 	if err != nil {
 		return &exitError{exitBadInput, err}
 	}
-	policies, err := flags.load(host)
+	policies, err := flags.load(host.rules())
 	if err != nil {
 		return &exitError{exitBadInput, err}
 	}
-	rules := policies.rules
+	rules := policies.Policy
 	target, err := policy.ParseTarget(dest)
 	if err != nil {
 		return &exitError{exitBadInput, err}
@@ -64,10 +66,10 @@ func explain(c *cobra.Command, flags policyFlags, dest string) error {
 	current := func() *policy.Policy { return rules }
 	pins := new(dnsguard.Pins)
 	guard := dnsguard.New(dnsguard.Config{
-		Policy: current, Upstream: policies.resolvers, Pins: pins, Now: time.Now, Zone: policies.resolvers.Zone,
-		Hosts: func() map[policy.Name][]netip.Addr { return policies.hosts }, Synthetic: policies.synthetic(),
+		Policy: current, Upstream: policies.Resolvers, Pins: pins, Now: time.Now, Zone: policies.Resolvers.Zone,
+		Hosts: func() map[policy.Name][]netip.Addr { return policies.Hosts }, Synthetic: policies.Synthetic(),
 	})
-	p := proxy.New(proxy.Config{Policy: current, Pins: pins, Guard: guard, Now: time.Now})
+	p := proxy.New(proxy.Config{Policy: current, Pins: pins, Guard: guard, Routes: route.New()})
 
 	addrs := []netip.Addr{target.Addr}
 	if target.Name != "" {
@@ -89,13 +91,14 @@ func explain(c *cobra.Command, flags policyFlags, dest string) error {
 	var said []string
 	for _, a := range addrs {
 		to := netip.AddrPortFrom(a, target.Port)
-		v, name := p.Decide(rules, target.Proto, to)
-		what := target.Proto.String() + " " + proxy.Destination(string(name), to)
+		d := p.Decide(rules, target.Proto, to)
+		v, name := d.Verdict, d.Name
+		what := target.Proto.String() + " " + journal.Destination(string(name), to)
 		if _, synthetic := guard.Synthetic.Name(a); name != "" && !synthetic {
 			what += " (" + a.String() + ")"
 		}
 		if v.Allowed() && v.Via != policy.Direct {
-			v = v.Because(v.Reason() + ", by " + policies.chains[v.Via].String())
+			v = v.Because(v.Reason() + ", by " + policies.Chains[v.Via].String())
 		}
 		if name != "" && slices.Contains(said, what) { // of both addresses that stand for it
 			continue
@@ -114,6 +117,6 @@ func verdict(c *cobra.Command, what string, v policy.Verdict) error {
 		fmt.Fprintf(c.OutOrStdout(), "allow %s: %s\n", what, v.Reason())
 		return nil
 	}
-	fmt.Fprintln(c.OutOrStdout(), printable(fmt.Sprintf("deny %s: %s", what, v)))
+	fmt.Fprintln(c.OutOrStdout(), printable(fmt.Sprintf("deny %s: %s", what, explain(v))))
 	return &exitError{code: exitDenied}
 }

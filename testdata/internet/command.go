@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // User is who a command runs as.
@@ -61,9 +63,33 @@ func (n *Internet) Command(ctx context.Context, u User, name string, args ...str
 // files; see AwaitTCP. Cleanup sends it SIGTERM, SIGKILL after 5 s, and logs its output when the test failed.
 func (n *Internet) Server(name string, args ...string) *Cmd {
 	n.t.Helper()
+	return n.server(n.world, name, args)
+}
+
+// ServerWithFiles is like Server, for a program that finds these files, by their paths in /etc, in place of the
+// machine's. What it mounts is its own.
+func (n *Internet) ServerWithFiles(files map[string]string, name string, args ...string) *Cmd {
+	n.t.Helper()
+	network := must(n.world.netNamespace())(n.t)
+	defer func() { _ = network.Close() }()
+	s := n.newSpace(unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_FS)
+	err := s.do(func() error {
+		if err := unix.Setns(int(network.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("joining the network: %w", err)
+		}
+		return n.privateEtc(files)
+	})
+	if err != nil {
+		n.t.Fatal("internet: ", err)
+	}
+	return n.server(s, name, args)
+}
+
+func (n *Internet) server(s *space, name string, args []string) *Cmd {
+	n.t.Helper()
 	output := must(os.Create(n.file(fmt.Sprintf("server-%d.log", n.serial.Add(1)))))(n.t)
 	defer func() { _ = output.Close() }()
-	c := n.command(context.Background(), n.world, name, args)
+	c := n.command(context.Background(), s, name, args)
 	c.Cancel = func() error { return c.Process.Signal(syscall.SIGTERM) }
 	c.Stdout, c.Stderr = output, output
 	n.t.Cleanup(func() {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -30,11 +31,11 @@ type Internet struct {
 	t           testing.TB
 	dir         string
 	host, world *space
+	witness     func() (*space, error) // a network namespace in which nothing is done; made when needed
 	ca          *authority
 	zone        *Zone
 	packets     *capture
-	serial      atomic.Int64      // numbers files
-	etc         map[string]string // the simulated host's own files: their sources by their paths
+	serial      atomic.Int64 // numbers files
 }
 
 // New builds the internet; it fails the test when not root. Everything is undone by t.Cleanup: no namespace,
@@ -44,11 +45,12 @@ func New(t testing.TB) *Internet {
 	if os.Geteuid() != 0 {
 		t.Fatal("internet: needs root")
 	}
-	n := &Internet{t: t, etc: map[string]string{}}
+	n := &Internet{t: t}
 	n.dir = n.newDir()
 	n.ca = must(newAuthority(n.dir))(t)
 	n.world = n.newSpace(unix.CLONE_NEWNET)
 	n.host = n.newSpace(unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_FS | unix.CLONE_NEWUTS)
+	n.witness = sync.OnceValues(n.newWitness)
 	t.Cleanup(n.sweep)
 	if err := connect(n.host, n.world); err != nil {
 		t.Fatal("internet: ", err)
@@ -78,6 +80,14 @@ func (n *Internet) newSpace(flags int) *space {
 	s := must(newSpace(flags))(n.t)
 	n.t.Cleanup(s.close)
 	return s
+}
+
+func (n *Internet) newWitness() (*space, error) {
+	s, err := newSpace(unix.CLONE_NEWNET)
+	if err == nil {
+		n.t.Cleanup(s.close)
+	}
+	return s, err
 }
 
 // newDir makes the directory everybody can read, with a home for each user, removed by cleanup.

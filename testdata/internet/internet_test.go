@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -161,42 +159,5 @@ func TestSockets(t *testing.T) {
 	}
 	if after := n.HostState(); after != state || !strings.Contains(state, "Gw: 11.1.0.1") {
 		t.Errorf("host state changed or incomplete:\n%s\n%s", state, after)
-	}
-}
-
-// TestNoLeftovers leaves processes, also in a namespace of their own, to cleanup.
-func TestNoLeftovers(t *testing.T) {
-	snapshot := func() string {
-		mounts, err := os.ReadFile("/proc/self/mountinfo")
-		namespaces := map[string]bool{}
-		links, _ := filepath.Glob("/proc/[0-9]*/task/*/ns/[nm][en]t")
-		for _, link := range links {
-			if name, err := os.Readlink(link); err == nil {
-				namespaces[name] = true
-			}
-		}
-		children, _ := filepath.Glob("/proc/self/task/*/children")
-		var processes strings.Builder
-		for _, file := range children {
-			b, _ := os.ReadFile(file)
-			processes.Write(b)
-		}
-		files, _ := filepath.Glob(filepath.Join(os.TempDir(), "appfw-internet-*"))
-		return fmt.Sprint(string(mounts), err, namespaces, processes.String(), files)
-	}
-	before := snapshot()
-	t.Run("internet", func(t *testing.T) {
-		n := internet.New(t)
-		succeed(t, n, n.Root(), "sh", "-c", "sleep 1001 >/dev/null 2>&1 & unshare -nm sleep 1002 >/dev/null 2>&1 &")
-		if err := n.Command(t.Context(), n.Ordinary(), "sleep", "1003").Start(); err != nil {
-			t.Fatal(err)
-		}
-		n.Server("sh", "-c", "sleep 1004 & exec sleep 1005")
-		if p := n.Processes(); len(p) < 3 {
-			t.Errorf("processes: %v", p)
-		}
-	})
-	if after := snapshot(); after != before {
-		t.Errorf("before:\n%s\nafter:\n%s", before, after)
 	}
 }

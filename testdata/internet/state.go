@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -13,18 +15,21 @@ import (
 )
 
 // HostState describes the simulated host's network, a line per thing: links, addresses, routes of all tables,
-// rules, nftables rules and kernel settings. Two calls give the same text when nothing has changed between.
+// rules, nftables rules and kernel settings of its own. Two calls give the same text when nothing has changed between.
 func (n *Internet) HostState() string {
 	n.t.Helper()
 	var text strings.Builder
 	err := n.host.do(func() error {
-		for _, describe := range []func(*strings.Builder) error{links, routes, rules, settings} {
+		for _, describe := range []func(*strings.Builder) error{links, routes, rules} {
 			if err := describe(&text); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+	if err == nil {
+		err = n.settings(&text)
+	}
 	if err != nil {
 		n.t.Fatal("internet: reading the host's state: ", err)
 	}
@@ -83,19 +88,48 @@ func rules(text *strings.Builder) error {
 	return nil
 }
 
-func settings(text *strings.Builder) error {
-	return filepath.WalkDir("/proc/sys/net", func(path string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return fmt.Errorf("kernel settings: %w", err)
+// settings describes the kernel settings that the simulated host does not share with the machine: some are there
+// for all namespaces, and appear or change with what else the machine does (loading a module, for one). A namespace
+// in which nobody does anything tells: where it has the same value, none was set here.
+func (n *Internet) settings(text *strings.Builder) error {
+	here, err := readSettings(n.host)
+	if err != nil {
+		return err
+	}
+	witness, err := n.witness()
+	if err != nil {
+		return err
+	}
+	defaults, err := readSettings(witness)
+	if err != nil {
+		return err
+	}
+	for _, path := range slices.Sorted(maps.Keys(here)) {
+		if value, ok := defaults[path]; !ok || value != here[path] {
+			fmt.Fprintf(text, "%s = %q\n", path, here[path])
 		}
-		if entry.IsDir() || entry.Name() == "nf_conntrack_count" { // not a setting
+	}
+	return nil
+}
+
+// readSettings returns the values of a space's kernel settings by their paths.
+func readSettings(s *space) (values map[string]string, err error) {
+	values = map[string]string{}
+	err = s.do(func() error {
+		return filepath.WalkDir("/proc/sys/net", func(path string, entry fs.DirEntry, err error) error {
+			if err != nil {
+				return fmt.Errorf("kernel settings: %w", err)
+			}
+			if entry.IsDir() || entry.Name() == "nf_conntrack_count" { // not a setting
+				return nil
+			}
+			value, err := os.ReadFile(path)
+			if err != nil {
+				value = []byte(err.Error()) // some cannot be read, or not before they are set
+			}
+			values[path] = strings.TrimSpace(string(value))
 			return nil
-		}
-		value, err := os.ReadFile(path)
-		if err != nil {
-			value = []byte(err.Error()) // some cannot be read, or not before they are set
-		}
-		fmt.Fprintf(text, "%s = %q\n", path, strings.TrimSpace(string(value)))
-		return nil
+		})
 	})
+	return values, err
 }

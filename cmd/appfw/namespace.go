@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"appfw/netns"
+	"appfw/netns/supervise"
+	"appfw/netns/units"
+	"appfw/proxy/gateway"
+	"appfw/proxy/inforce"
+	"appfw/proxy/publish"
+)
+
+// namespaceFlags are the flags of what serves a namespace that programs come to
+// by themselves.
+type namespaceFlags struct {
+	policy  policyFlags
+	publish []string
+	output  outputFlags
+	leaky   bool
+}
+
+func (f *namespaceFlags) register(c *cobra.Command) {
+	f.policy.register(c)
+	c.Flags().StringArrayVar(&f.publish, "publish", nil, "let clients of the host's `PORT` come to the namespace: [ADDR:]HOSTPORT:PORT[/udp]; without ADDR, this host's alone")
+	c.Flags().StringVar(&f.output.log, "log", "", "write one JSON object a decision to `FILE`; - is stderr")
+	c.Flags().BoolVarP(&f.output.quiet, "quiet", "q", false, "print no line for denied destinations")
+}
+
+// serveNamespace serves a namespace until told to end, or until the process with the
+// id has ended, if it is not 0.
+func serveNamespace(flags namespaceFlags, path string, pid int) (err error) {
+	published, err := publish.Parse(flags.publish)
+	if err != nil {
+		return err
+	}
+	host, report, err := flags.output.startService() // which may wait for a FIFO, and ends by a signal then
+	if err != nil {
+		return err
+	}
+	defer closeService(report, &err)
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	if pid != 0 {
+		process, err := supervise.OpenProcess(pid)
+		if err != nil {
+			return noNamespace(path, err)
+		}
+		defer process.Close()
+		go func() {
+			if process.Ended() {
+				signals <- unix.SIGTERM
+			}
+		}()
+	}
+	var app *netns.Namespace
+	rules, err := judged(judgedBy{flags.policy, inforce.WritersIn(path), host, report, len(published) > 0, false}, &app)
+	if err != nil {
+		return err
+	}
+	files, err := publish.Open(published, activation.Files(true))
+	if err != nil {
+		return err
+	}
+	ports, err := publish.Intakes(published, files)
+	if err != nil {
+		return err
+	}
+	g, err := gateway.Open(func() (*netns.Namespace, error) { return takeNamespace(path, flags.leaky) })
+	if err != nil {
+		return err
+	}
+	app = g.App
+	defer func() { err = errors.Join(err, g.App.Leave()) }()
+	if err := netns.KeepCapabilities(); err != nil {
+		return err
+	}
+
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	serving, failed := g.Serve(ctx, rules.Proxy, ports, explain)
+	asked := make(chan struct{}, 1)
+	serving.Go(func() { rules.Watch(ctx, asked) })
+	serving.Go(func() { units.FeedWatchdog(ctx, rules.Proxy.Alive) })
+	if !flags.output.quiet {
+		report.Say("serving the namespace " + path)
+	}
+	units.Notify("READY=1\nSTATUS=Serving " + printable(path)) // a line is an assignment
+	for running := true; running; {
+		select {
+		case sig := <-signals:
+			if running = sig == unix.SIGHUP; running {
+				units.NotifyReloading()
+				report.Reopen()
+				select {
+				case asked <- struct{}{}:
+				default: // it has been asked
+				}
+			}
+		case err = <-failed:
+			running = false
+		}
+	}
+	units.Notify("STOPPING=1")
+	cancel()
+	serving.Wait()
+	return err
+}
+
+// takeNamespace opens a namespace that has no other way out.
+func takeNamespace(path string, leaky bool) (*netns.Namespace, error) {
+	ns, err := netns.Open(path)
+	if err != nil {
+		return nil, noNamespace(path, err)
+	}
+	others, err := ns.Take()
+	if err == nil && len(others) > 0 && !leaky {
+		err = fmt.Errorf("it has other devices than the loopback, by which programs would go past appfw: %s (--leaky if that is meant)", strings.Join(others, ", "))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return ns, nil
+}

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+
+	sdjournal "github.com/coreos/go-systemd/v22/journal"
+	"golang.org/x/sys/unix"
+
+	"appfw/netns/units"
+	"appfw/policy"
+	"appfw/proxy/journal"
+)
+
+// printable is [policy.Printable] for a line of any length.
+func printable(s string) string { return policy.Printable(s, 0) }
+
+// lastTime bounds how long the last words of a process wait for who reads stderr.
+const lastTime = time.Second
+
+// outliveReaders keeps SIGPIPE from ending this process when it writes to stderr, and
+// who read that is gone: the app would be without a network.
+func outliveReaders() { signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) }
+
+// lastWords prints to stderr, which may be a pipe that nobody reads.
+func lastWords(text string) {
+	outliveReaders()
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		fmt.Fprint(os.Stderr, text)
+	}()
+	select {
+	case <-said:
+	case <-time.After(lastTime):
+	}
+}
+
+// outputFlags are the flags of what records what happens.
+type outputFlags struct {
+	log   string
+	quiet bool
+}
+
+// open opens the log that --log names; nil if it names none.
+func (o outputFlags) open(open func(name string) (*os.File, error)) (*os.File, error) {
+	switch o.log {
+	case "":
+		return nil, nil
+	case "-":
+		return os.Stderr, nil
+	}
+	log, err := open(o.log)
+	if err != nil {
+		return nil, fmt.Errorf("--log: %w", err)
+	}
+	return log, nil
+}
+
+// journal starts the journal of a run.
+func (o outputFlags) journal(log *os.File, host hostConfig) *journal.Journal {
+	outliveReaders()
+	return journal.New(journal.Config{Log: log, Stderr: os.Stderr, Quiet: o.quiet, Search: host.search(), Explain: explain})
+}
+
+// startService reads the host's configuration, and starts a journal that speaks with
+// the service manager and its journal.
+func (o outputFlags) startService() (host hostConfig, j *journal.Journal, err error) {
+	if host, err = readHost(); err != nil {
+		return host, nil, err
+	}
+	log, err := o.open(journal.OpenLog)
+	if err != nil {
+		return host, nil, err
+	}
+	c := journal.Config{Log: log, Stderr: os.Stderr, Quiet: o.quiet, Search: host.search(), Explain: explain, Notify: units.Notify}
+	if log != nil && log != os.Stderr {
+		c.Path = o.log
+	}
+	c.System, _ = sdjournal.StderrIsJournalStream()
+	outliveReaders()
+	return host, journal.New(c), nil
+}
+
+// closeService closes the journal of a service that ends with an error, or without
+// one: then it fails if its log is not whole.
+func closeService(j *journal.Journal, err *error) {
+	if j.Close() != nil && *err == nil {
+		*err = &exitError{code: exitFailed} // it has been said
+	}
+}
+
+// search are the domains of the host's search list (resolv.conf(5)).
+func (h hostConfig) search() (domains []string) {
+	for _, line := range h.resolv.Lines {
+		if fields := strings.Fields(line); fields[0] != "options" {
+			domains = fields[1:]
+		}
+	}
+	return domains
+}

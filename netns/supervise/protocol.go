@@ -1,0 +1,125 @@
+package supervise
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// The protocol of the control socket, a pair of AF_UNIX and SOCK_SEQPACKET: a message
+// is a packet, its kind first. The first message is there before the gateway is; the
+// others come in any order. End of file says that the other end is gone.
+const (
+	// descriptors says what the gateway has inherited, a byte for the role of each
+	// descriptor from firstPassed on. From the supervisor, once, first.
+	descriptors kind = 1 + iota
+	// passSignal passes a signal on to the program; its number. From the supervisor.
+	passSignal
+	// askReload asks for the policy to be read anew. From the supervisor.
+	askReload
+	// stopped says that the program stopped; the number of the signal that did it.
+	// From the gateway.
+	stopped
+)
+
+// kind is what a message says.
+type kind byte
+
+// message is one message.
+type message struct {
+	kind kind
+	body []byte
+}
+
+// signal is the one that the message names; 0 if that is none.
+func (m message) signal() syscall.Signal {
+	if len(m.body) != 1 || m.body[0] > maxSignal {
+		return 0
+	}
+	return syscall.Signal(m.body[0])
+}
+
+// maxSignal is the kernel's last (signal(7)).
+const maxSignal = 64
+
+// Descriptors of the gateway, after standard error.
+const (
+	controlFD   = 3
+	firstPassed = 4 // as os/exec numbers its ExtraFiles
+)
+
+// maxMessage bounds a message, and so how many descriptors there may be: that many
+// bytes the socket has room for (net.core.wmem_default is 212,992).
+const maxMessage = 1 << 16
+
+// Role is what a descriptor is passed for.
+type Role byte
+
+const (
+	Log  Role = 1 + iota // to write the log to
+	Port                 // a socket that takes in clients, or a stand-in for one; there may be several
+)
+
+// Passed are files that the supervisor opens, and the gateway inherits.
+type Passed struct {
+	files []*os.File
+	roles []byte
+}
+
+// Add adds a file, after others of its role. It is closed when the gateway has it.
+func (p *Passed) Add(r Role, f *os.File) {
+	p.files = append(p.files, f)
+	p.roles = append(p.roles, byte(r))
+}
+
+// openControl opens the control socket.
+func openControl() (supervisor, gateway *os.File, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open control socket: %w", err)
+	}
+	return os.NewFile(uintptr(pair[0]), "control"), os.NewFile(uintptr(pair[1]), "control"), nil
+}
+
+// send sends a message.
+func send(control *os.File, k kind, body ...byte) error {
+	if len(body) >= maxMessage {
+		return fmt.Errorf("control socket: a message of %d bytes", len(body))
+	}
+	_, err := control.Write(append([]byte{byte(k)}, body...))
+	return err
+}
+
+// receive waits for the next message. It is [io.EOF] if the other end is gone.
+func receive(control *os.File) (message, error) {
+	b := make([]byte, 2) // but for the first message, none is longer
+	n, err := control.Read(b)
+	switch {
+	case err != nil:
+		return message{}, err
+	case n == 0:
+		return message{}, io.EOF
+	}
+	return message{kind(b[0]), b[1:n]}, nil
+}
+
+// ErrNoSupervisor says that no supervisor started this process.
+var ErrNoSupervisor = errors.New("this process has no supervisor")
+
+// receivePassed reads the first message of the control socket, and returns the role of
+// each descriptor.
+func receivePassed(fd int) ([]byte, error) {
+	if kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err != nil || kind != unix.SOCK_SEQPACKET {
+		return nil, ErrNoSupervisor
+	}
+	b := make([]byte, maxMessage)
+	n, _, err := unix.Recvfrom(fd, b, unix.MSG_DONTWAIT)
+	if err != nil || n == 0 || kind(b[0]) != descriptors {
+		return nil, ErrNoSupervisor
+	}
+	return b[1:n], nil
+}

@@ -1,0 +1,412 @@
+package supervise
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// role tells this executable which of the three processes it is in a test.
+const role = "APPFW_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(role) {
+	case "supervisor":
+		os.Exit(beSupervisor())
+	case "gateway":
+		os.Exit(beGateway())
+	}
+	os.Exit(m.Run())
+}
+
+// beSupervisor passes its descriptors 3, 4 and 5, and says on stderr what went wrong.
+func beSupervisor() int {
+	s, err := NewSupervisor()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 125
+	}
+	var passed Passed
+	passed.Add(Port, os.NewFile(3, ""))
+	passed.Add(Log, os.NewFile(4, ""))
+	passed.Add(Port, os.NewFile(5, ""))
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = os.Args
+	cmd.Env = append(os.Environ(), role+"=gateway")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	if err = s.Start(cmd, passed); err == nil {
+		var code int
+		if code, err = s.Wait(); err == nil {
+			return code
+		}
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return 124
+}
+
+// beGateway writes into what was passed, and starts a shell with its last argument.
+func beGateway() int {
+	g, err := Inherit()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 123
+	}
+	log, first, second := g.File(Log, "log"), g.File(Port, "first"), g.File(Port, "second")
+	fmt.Fprintln(log, "log")
+	fmt.Fprintln(first, "first")
+	fmt.Fprintln(second, "second")
+	if g.File(Port, "third") != nil || g.File(Log, "another") != nil {
+		fmt.Fprintln(log, "there are more")
+	}
+	if _, err := second.WriteString(""); err != nil || second.Name() != "second" {
+		fmt.Fprintln(log, second.Name(), err)
+	}
+	program, err := g.Start(func() (int, error) {
+		return syscall.ForkExec("/bin/sh", []string{"sh", "-c", os.Args[len(os.Args)-1]}, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 1, 2}})
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 122
+	}
+	go func() {
+		for range g.Reload {
+			fmt.Println("reload")
+		}
+	}()
+	status, err := program.Wait()
+	switch {
+	case err != nil:
+		fmt.Fprintln(os.Stderr, err)
+		return 121
+	case status.Signaled():
+		return 128 + int(status.Signal())
+	}
+	return status.ExitStatus()
+}
+
+// trio is a supervisor with a gateway and a program.
+type trio struct {
+	*exec.Cmd
+	t      *testing.T
+	out    *bufio.Reader
+	stderr strings.Builder
+	passed []*os.File // what the gateway writes into 3, 4 and 5
+}
+
+func start(t *testing.T, script string) *trio {
+	t.Helper()
+	s := &trio{Cmd: exec.Command("/proc/self/exe", script), t: t}
+	s.Env = append(os.Environ(), role+"=supervisor")
+	s.Stderr = &s.stderr
+	s.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // signals are for the supervisor alone
+	pipe, err := s.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.out = bufio.NewReader(pipe)
+	for range 3 {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.ExtraFiles = append(s.ExtraFiles, w)
+		s.passed = append(s.passed, r)
+		t.Cleanup(func() { r.Close() })
+	}
+	if err := s.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range s.ExtraFiles {
+		w.Close()
+	}
+	t.Cleanup(func() { _ = unix.Kill(-s.Process.Pid, unix.SIGKILL) })
+	return s
+}
+
+// says waits for the next line of standard output.
+func (s *trio) says(want string) {
+	s.t.Helper()
+	if got, err := s.out.ReadString('\n'); got != want+"\n" {
+		s.t.Errorf("it said %q (%v), not %q", got, err, want)
+	}
+}
+
+// ends waits for the supervisor, and compares its exit code and what it said.
+func (s *trio) ends(code int, says string) {
+	s.t.Helper()
+	_ = s.Wait()
+	if got := s.ProcessState.ExitCode(); got != code || s.stderr.String() != says {
+		s.t.Errorf("exit code %d, want %d; stderr %q", got, code, s.stderr.String())
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	for script, code := range map[string]int{"exit 0": 0, "exit 7": 7, "kill -TERM $$": 143, "kill -KILL $$": 137} {
+		start(t, script).ends(code, "")
+	}
+}
+
+// What is passed comes to the gateway by role, in order, and the program has none of it.
+func TestPassed(t *testing.T) {
+	s := start(t, "for fd in 3 4 5 6 7 8; do if (: >&$fd) 2>/dev/null; then echo has $fd; fi; done; echo end")
+	s.says("end")
+	s.ends(0, "")
+	for i, want := range []string{"first\n", "log\n", "second\n"} {
+		if got, err := io.ReadAll(s.passed[i]); string(got) != want || err != nil {
+			t.Errorf("descriptor %d got %q, %v; want %q", 3+i, got, err, want)
+		}
+	}
+}
+
+// A signal that only the supervisor got reaches the program; SIGHUP asks for a reload.
+func TestSignals(t *testing.T) {
+	s := start(t, `trap 'echo usr1' USR1; trap 'echo term; exit 9' TERM; echo ready; while :; do sleep 0.01; done`)
+	s.says("ready")
+	for _, want := range []struct {
+		signal unix.Signal
+		says   string
+	}{{unix.SIGUSR1, "usr1"}, {unix.SIGHUP, "reload"}, {unix.SIGHUP, "reload"}, {unix.SIGTERM, "term"}} {
+		if err := s.Process.Signal(want.signal); err != nil {
+			t.Fatal(err)
+		}
+		s.says(want.says)
+	}
+	s.ends(9, "")
+}
+
+// The supervisor stops with the program, and both go on.
+func TestStops(t *testing.T) {
+	s := start(t, "kill -STOP $$; echo on; exit 3")
+	var status syscall.WaitStatus
+	for {
+		if _, err := syscall.Wait4(s.Process.Pid, &status, syscall.WUNTRACED, nil); err != syscall.EINTR {
+			if err != nil || !status.Stopped() {
+				t.Fatalf("%#x, %v", status, err)
+			}
+			break
+		}
+	}
+	if err := s.Process.Signal(unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	s.says("on")
+	s.ends(3, "")
+}
+
+// Without its gateway the supervisor ends, and says so; the program goes on.
+func TestGatewayKilled(t *testing.T) {
+	s := start(t, "echo ready; kill -KILL $PPID; sleep 0.1; echo on")
+	s.says("ready")
+	s.says("on")
+	s.ends(124, "the gateway was ended by killed\n")
+}
+
+// Without its supervisor the gateway ends.
+func TestSupervisorKilled(t *testing.T) {
+	s := start(t, "echo ready; sleep 60")
+	s.says("ready")
+	if err := s.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.passed[1].SetReadDeadline(time.Now().Add(10 * time.Second))
+	if got, err := io.ReadAll(s.passed[1]); string(got) != "log\n" || err != nil { // the end of file: nobody has it open
+		t.Errorf("%q, %v", got, err)
+	}
+	_ = unix.Kill(-s.Process.Pid, unix.SIGKILL) // the program
+	_ = s.Wait()
+}
+
+func TestNoSupervisor(t *testing.T) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	silent, other := os.NewFile(uintptr(pair[0]), ""), os.NewFile(uintptr(pair[1]), "")
+	defer silent.Close()
+	if err := send(other, askReload); err != nil { // not what comes first
+		t.Fatal(err)
+	}
+	defer other.Close()
+	defer null.Close()
+	for name, files := range map[string][]*os.File{"none": nil, "a device": {null}, "a socket that says nothing": {other}, "another message": {silent}} {
+		c := exec.Command("/proc/self/exe", "exit 0")
+		c.Env = append(os.Environ(), role+"=gateway")
+		c.ExtraFiles = files
+		out, _ := c.CombinedOutput()
+		if c.ProcessState.ExitCode() != 123 || string(out) != ErrNoSupervisor.Error()+"\n" {
+			t.Errorf("%s: %v, %s", name, c.ProcessState, out)
+		}
+	}
+}
+
+func TestMessages(t *testing.T) {
+	ours, theirs, err := openControl()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	for _, m := range []message{{passSignal, []byte{15}}, {askReload, nil}, {stopped, []byte{19}}} {
+		if err := send(ours, m.kind, m.body...); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := receive(theirs); err != nil || got.kind != m.kind || string(got.body) != string(m.body) {
+			t.Errorf("%v has become %v, %v", m, got, err)
+		}
+	}
+	if send(ours, descriptors, make([]byte, maxMessage)...) == nil {
+		t.Error("a message without end was sent")
+	}
+	ours.Close()
+	if m, err := receive(theirs); !errors.Is(err, io.EOF) {
+		t.Errorf("at the end: %v, %v", m, err)
+	}
+	for _, m := range []message{{passSignal, nil}, {passSignal, []byte{0}}, {passSignal, []byte{65}}, {passSignal, []byte{1, 2}}} {
+		if s := m.signal(); s != 0 {
+			t.Errorf("%v names signal %d", m, s)
+		}
+	}
+}
+
+func TestCopies(t *testing.T) {
+	var c copies
+	now := time.Unix(1000, 0)
+	c.note(unix.SIGINT, now)
+	c.note(unix.SIGCONT, now)
+	for _, tt := range []struct {
+		signal syscall.Signal
+		after  time.Duration
+		want   bool
+	}{
+		{unix.SIGINT, 0, true}, {unix.SIGINT, sameSignal - 1, true}, {unix.SIGINT, sameSignal, false},
+		{unix.SIGTERM, 0, false}, {unix.SIGCONT, 0, false},
+	} {
+		if got := c.has(tt.signal, now.Add(tt.after)); got != tt.want {
+			t.Errorf("%v after %v: %v", tt.signal, tt.after, got)
+		}
+	}
+}
+
+func TestCheckInherited(t *testing.T) {
+	socket := func(domain, kind int) *os.File {
+		t.Helper()
+		fd, err := unix.Socket(domain, kind|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := os.NewFile(uintptr(fd), "it")
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	pair := func(kind int) *os.File {
+		t.Helper()
+		fds, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := os.NewFile(uintptr(fds[0]), "it")
+		t.Cleanup(func() { f.Close(); unix.Close(fds[1]) })
+		return f
+	}
+	open := func(name string) *os.File {
+		t.Helper()
+		f, err := os.Open(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	closed := open(os.DevNull)
+	closed.Close()
+	for _, tt := range []struct {
+		what string
+		file *os.File
+		want string
+	}{
+		{"a directory", open("/"), "/ is a directory"},
+		{"TCP", socket(unix.AF_INET, unix.SOCK_STREAM), "it is a socket"},
+		{"UDP", socket(unix.AF_INET, unix.SOCK_DGRAM), "it is a socket"},
+		{"a stream that is not connected", socket(unix.AF_UNIX, unix.SOCK_STREAM), "it is a socket"},
+		{"a pair of datagrams", pair(unix.SOCK_DGRAM), "it is a socket"},
+		{"a pair of streams", pair(unix.SOCK_STREAM), "<nil>"},
+		{"a device", open(os.DevNull), "<nil>"},
+		{"closed", closed, "<nil>"},
+	} {
+		if got := fmt.Sprint(checkInherited(tt.file)); got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.what, got, tt.want)
+		}
+	}
+}
+
+func TestProcess(t *testing.T) {
+	cat := exec.Command("cat")
+	stdin, err := cat.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cat.Start(); err != nil {
+		t.Fatal(err)
+	}
+	open := func() (*Process, chan bool) {
+		t.Helper()
+		p, err := OpenProcess(cat.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan bool)
+		go func() { ended <- p.Ended() }()
+		return p, ended
+	}
+	forgotten, given := open()
+	waited, ended := open()
+	defer waited.Close()
+	select {
+	case <-ended:
+		t.Error("it has ended")
+	case <-time.After(10 * time.Millisecond):
+	}
+	forgotten.Close()
+	if <-given {
+		t.Error("what was closed has ended")
+	}
+	stdin.Close()
+	if !<-ended {
+		t.Error("its end was not seen")
+	}
+	_ = cat.Wait()
+	if _, err := OpenProcess(cat.Process.Pid); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("one that is gone: %v", err)
+	}
+}
+
+func TestFollow(t *testing.T) {
+	c := exec.Command("sh", "-c", `trap 'exit 5' USR2; echo ready; while :; do sleep 0.01; done`)
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_, _ = bufio.NewReader(out).ReadString('\n')
+		_ = unix.Kill(os.Getpid(), unix.SIGUSR2)
+	}()
+	err = Follow(c, unix.SIGUSR2)
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 5 {
+		t.Error(err)
+	}
+	if err := Follow(exec.Command("/nowhere")); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,252 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+
+	"appfw/netns"
+	"appfw/netns/mmsg"
+	"appfw/policy"
+	"appfw/proxy/decide"
+	"appfw/proxy/relay"
+)
+
+// Published is a port of the host by which clients come to a port of the app's, as
+// an [Intake]. One of TCP and UDP is set. Run closes it. The app sees the clients'
+// addresses.
+type Published struct {
+	Proxy *Proxy
+	TCP   net.Listener
+	UDP   *net.UDPConn
+	Port  uint16 // the app's
+	To    Inward
+}
+
+// Inward is how the app is reached: over the veth by whoever has an address that
+// means something there, and on the app's own loopback by the host's.
+type Inward struct{ Veth, Loopback Sockets }
+
+// Run implements [Intake].
+func (p *Published) Run(ctx context.Context, admit func(Attempt)) error {
+	scope := p.Proxy.NewScope()
+	defer scope.Wait()
+	if p.UDP != nil {
+		defer p.UDP.Close()
+		defer context.AfterFunc(ctx, func() { p.UDP.Close() })()
+		return p.datagrams(ctx, scope, admit)
+	}
+	defer p.TCP.Close()
+	defer context.AfterFunc(ctx, func() { p.TCP.Close() })()
+	relay.EachConn(ctx, p.TCP, func(conn net.Conn) {
+		admit(&client{visit: visit{port: p, scope: scope, from: relay.AddrPort(conn.RemoteAddr())}, conn: conn.(relay.Stream)})
+	})
+	return nil
+}
+
+// inwardWay is how a client comes to a port of the app's: in which namespace, and from
+// where to where.
+type inwardWay struct {
+	by       Sockets
+	from, to netip.AddrPort
+}
+
+// ways are those of a client, in the order in which to try them.
+func (in Inward) ways(client netip.AddrPort, port uint16) []inwardWay {
+	local := func(a netip.Addr) inwardWay {
+		return inwardWay{in.Loopback, netip.AddrPortFrom(a, 0), netip.AddrPortFrom(a, port)}
+	}
+	v4, v6 := local(netip.AddrFrom4([4]byte{127, 0, 0, 1})), local(netip.IPv6Loopback())
+	switch a := client.Addr(); {
+	case a.IsLoopback() && a.Is4():
+		return []inwardWay{v4, v6}
+	case a.IsLoopback(): // many programs listen to IPv4 alone
+		return []inwardWay{v6, v4}
+	case a.Is4():
+		return []inwardWay{{in.Veth, client, netip.AddrPortFrom(netns.App4, port)}}
+	case a.IsLinkLocalUnicast(): // means nothing on another link
+		return []inwardWay{{in.Veth, netip.AddrPortFrom(netns.Gateway6, 0), netip.AddrPortFrom(netns.App6, port)}}
+	default:
+		return []inwardWay{{in.Veth, client, netip.AddrPortFrom(netns.App6, port)}}
+	}
+}
+
+// visit is who comes to a published port.
+type visit struct {
+	port  *Published
+	scope *Scope
+	from  netip.AddrPort
+}
+
+// facts are those of a flow of the visitor's.
+func (v *visit) facts(proto policy.Proto, local net.Addr) Facts {
+	at := relay.AddrPort(local)
+	return Facts{
+		Facts: decide.Facts{Proto: proto, In: true, Src: v.from, Dst: at},
+		Scope: v.scope, Subject: Subject{Client: v.from.String()},
+	}
+}
+
+// client is an attempt: a connection to a published port.
+type client struct {
+	visit
+	conn relay.Stream
+}
+
+func (c *client) Facts() Facts { return c.facts(policy.TCP, c.conn.LocalAddr()) }
+
+func (c *client) Accept(context.Context) (Endpoint, error) { return Endpoint{Stream: c.conn}, nil }
+
+// Refuse resets the connection before the app hears of it.
+func (c *client) Refuse(error) { relay.Reset(c.conn) }
+
+// Drop implements [Lost].
+func (c *client) Drop() { relay.Reset(c.conn) }
+
+// maxInward bounds the clients that the app has not accepted; more are reset.
+const maxInward = 1024
+
+var errCrowded = errors.New("too many clients wait already")
+
+// DialTCP implements [Inwards].
+func (c *client) DialTCP(ctx context.Context) (relay.Stream, error) {
+	waiting := c.port.Proxy.inward
+	select {
+	case waiting <- struct{}{}:
+	default:
+		return nil, errCrowded
+	}
+	defer func() { <-waiting }()
+	var err error
+	for _, w := range c.port.To.ways(c.from, c.port.Port) {
+		conn, failed := w.by.DialTCP(ctx, w.from, w.to)
+		if failed == nil {
+			return conn, nil
+		}
+		err = failed
+	}
+	return nil, err
+}
+
+// DialUDP implements [Inwards].
+func (c *client) DialUDP() (*net.UDPConn, error) { return nil, errors.ErrUnsupported }
+
+// visitor is an attempt: the datagrams of one client of a published port to one of the
+// host's addresses.
+type visitor struct {
+	visit
+	relay.Pushed
+	to     string // the host's address, as a control message has it
+	denied *deniedClients
+}
+
+func (v *visitor) Facts() Facts {
+	f := v.facts(policy.UDP, v.port.UDP.LocalAddr())
+	f.Key = Key{Proto: policy.UDP, Src: v.from, Text: v.to}
+	f.Src = netns.NamedZone(f.Src)
+	f.Subject.Client = f.Src.String()
+	return f
+}
+
+func (v *visitor) Accept(context.Context) (Endpoint, error) { return Endpoint{Datagrams: v}, nil }
+
+// Refuse remembers who is denied, so that it is said once.
+func (v *visitor) Refuse(err error) {
+	v.Forget()
+	if _, ok := errors.AsType[*Denied](err); ok {
+		v.denied.add(v.from.Addr(), v.port.Proxy.Policy())
+	}
+}
+
+// DialTCP implements [Inwards].
+func (v *visitor) DialTCP(context.Context) (relay.Stream, error) { return nil, errors.ErrUnsupported }
+
+// DialUDP implements [Inwards].
+func (v *visitor) DialUDP() (*net.UDPConn, error) {
+	w := v.port.To.ways(v.from, v.port.Port)[0]
+	return w.by.DialUDP(w.to, w.from)
+}
+
+// Deliver implements [relay.Sink].
+func (v *visitor) Deliver(datagrams [][]byte) (bytes int, err error) {
+	control := []byte(v.to)
+	return relay.EachWrite(datagrams, func(data []byte) error {
+		_, _, err := v.port.UDP.WriteMsgUDPAddrPort(data, control, v.from)
+		return err
+	})
+}
+
+// Unreachable does nothing: the host's sockets send no ICMP errors.
+func (v *visitor) Unreachable(netns.Unreachable) {}
+
+// Close does nothing: other flows go by the same socket.
+func (v *visitor) Close() error { return nil }
+
+// datagrams takes in those of all clients.
+func (p *Published) datagrams(ctx context.Context, scope *Scope, admit func(Attempt)) error {
+	in, err := mmsg.NewInbox(p.UDP, mmsg.AnySize, mmsg.ReceiveTo)
+	if err != nil {
+		return err
+	}
+	denied := new(deniedClients)
+	touched := make(map[*visitor]struct{})
+	for {
+		err := in.Receive()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return err
+		case err != nil: // an ICMP error for one of the clients
+			continue
+		}
+		for i := range in.N {
+			data, _ := in.Datagram(i)
+			origin := in.Origin(i)
+			from := netip.AddrPortFrom(origin.Addr.Addr().Unmap(), origin.Addr.Port())
+			v, known := scope.Find(Key{Proto: policy.UDP, Src: from, Text: string(origin.Control)}).(*visitor)
+			switch {
+			case known:
+				v.Push(data)
+				touched[v] = struct{}{}
+			case !denied.has(from.Addr(), p.Proxy.Policy()):
+				v = &visitor{visit: visit{p, scope, from}, to: string(origin.Control), denied: denied}
+				v.Push(data)
+				admit(v)
+			}
+		}
+		for v := range touched {
+			v.Flush()
+		}
+		clear(touched)
+		in.Release()
+	}
+}
+
+// deniedClients are those whose datagrams were denied by some rules, and that was said.
+type deniedClients struct {
+	mu    sync.Mutex
+	addrs map[netip.Addr]struct{}
+	rules *policy.Policy
+}
+
+// maxDeniedClients bounds those that are remembered.
+const maxDeniedClients = 1024
+
+func (d *deniedClients) add(a netip.Addr, rules *policy.Policy) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.rules != rules || len(d.addrs) >= maxDeniedClients {
+		d.rules, d.addrs = rules, make(map[netip.Addr]struct{})
+	}
+	d.addrs[a] = struct{}{}
+}
+
+func (d *deniedClients) has(a netip.Addr, rules *policy.Policy) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, ok := d.addrs[a]
+	return ok && d.rules == rules
+}

@@ -1,0 +1,34 @@
+package relay
+
+import (
+	"net"
+	"net/netip"
+	"syscall"
+)
+
+// Stream is a connection that has two directions, of which each ends by itself, and
+// that the kernel can splice.
+type Stream interface {
+	net.Conn
+	syscall.Conn
+	CloseWrite() error
+}
+
+// Reset closes a connection, of TCP by a reset instead of a FIN.
+func Reset(c net.Conn) {
+	if tcp, ok := c.(interface{ SetLinger(int) error }); ok {
+		_ = tcp.SetLinger(0)
+	}
+	c.Close()
+}
+
+// AddrPort is the address of a socket of TCP or UDP; invalid for others. One of IPv4
+// is never mapped to IPv6.
+func AddrPort(a net.Addr) netip.AddrPort {
+	at, ok := a.(interface{ AddrPort() netip.AddrPort })
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := at.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
