@@ -16,7 +16,7 @@ import (
 // connection or datagram says which it was.
 func ListenDNS(ns *Namespace, ipv6 bool) (tcp []net.Listener, udp []*net.UDPConn, err error) {
 	err = ns.Do(func() error {
-		lc := net.ListenConfig{Control: control(transparent, own)}
+		lc := net.ListenConfig{Control: control(transparent, own, oneHost)}
 		lc.SetMultipathTCP(false)
 		networks := []string{"4"}
 		if ipv6 {

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"appfw/netns/mmsg"
 	"appfw/netns/tcp"
 )
 
@@ -122,7 +123,7 @@ func filterSource(from netip.AddrPort) []unix.SockFilter {
 // ListenUDP opens a UDP port at an address of the namespace's.
 func (g *Gate) ListenUDP(at netip.Addr) (conn *net.UDPConn, err error) {
 	err = g.ns.Do(func() error {
-		lc := net.ListenConfig{Control: control(own)}
+		lc := net.ListenConfig{Control: control(own, oneHost)}
 		c, err := lc.ListenPacket(context.Background(), "udp", netip.AddrPortFrom(at, 0).String())
 		if err == nil {
 			conn = c.(*net.UDPConn)
@@ -134,3 +135,6 @@ func (g *Gate) ListenUDP(at netip.Addr) (conn *net.UDPConn, err error) {
 	}
 	return conn, nil
 }
+
+// oneHost is an option: the socket sends to one host at a time.
+func oneHost(fd int, _ bool) error { return mmsg.NoBroadcast(fd) }

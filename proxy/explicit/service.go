@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"appfw/netns/mmsg"
 	"appfw/policy"
 	"appfw/proxy"
 	"appfw/proxy/relay"
@@ -90,7 +91,7 @@ func (s *Service) ServeListener(ctx context.Context, l net.Listener) {
 
 // listenBeside opens a UDP port at an address of the host.
 func listenBeside(at netip.Addr) (*net.UDPConn, error) {
-	return net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(at, 0)))
+	return mmsg.Listen(netip.AddrPortFrom(at, 0))
 }
 
 // Serve serves one client until it has left, or ctx ends. listen opens a port for its

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"appfw/netns/mmsg"
 	"appfw/policy"
 	"appfw/proxy"
 )
@@ -178,6 +179,9 @@ func Intakes(all []Port, files []*os.File) (ports []*proxy.Published, err error)
 			continue // the host has no such address
 		case err == nil && kind == unix.SOCK_DGRAM:
 			var conn net.PacketConn
+			if err = mmsg.NoBroadcast(int(files[i].Fd())); err != nil {
+				break
+			}
 			if conn, err = net.FilePacketConn(files[i]); err == nil {
 				port.UDP, _ = conn.(*net.UDPConn)
 			}
