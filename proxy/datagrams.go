@@ -24,7 +24,7 @@ func (f *Flow) associate(ctx context.Context) {
 			by.Close()
 		}
 	}
-	c := relay.Config{Out: out, Sent: &f.sent, Received: &f.received, Now: f.proxy.Now}
+	c := relay.Config{Out: out, Held: f.proxy.held, Sent: &f.sent, Received: &f.received, Now: f.proxy.Now}
 	if by != nil {
 		c.By, c.Header = by, by.Header
 	}

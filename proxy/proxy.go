@@ -24,6 +24,7 @@ import (
 	"appfw/policy"
 	"appfw/proxy/decide"
 	"appfw/proxy/journal"
+	"appfw/proxy/relay"
 	"appfw/proxy/upstream"
 )
 
@@ -64,6 +65,7 @@ type Proxy struct {
 	last   uint64        // ID of a flow
 	inward chan struct{} // one for each client that the app has not accepted
 	asked  *Scope
+	held   *relay.Budget // for what is not judged
 }
 
 // New makes a Proxy.
@@ -74,7 +76,7 @@ func New(c Config) *Proxy {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	p := &Proxy{Config: c, flows: make(map[*Flow]struct{}), inward: make(chan struct{}, maxInward)}
+	p := &Proxy{Config: c, flows: make(map[*Flow]struct{}), inward: make(chan struct{}, maxInward), held: relay.NewBudget(relay.HeldBytes, relay.HeldTime)}
 	p.asked = p.NewScope()
 	p.asked.MaxOpening = maxAsked
 	return p

@@ -150,7 +150,7 @@ func (f *Flow) connect(ctx context.Context) {
 	if f.facts.In {
 		app, out = out, app
 	}
-	r := &relay.Relay{App: app, Out: out, Early: in.Early, Sent: &f.sent, Received: &f.received}
+	r := &relay.Relay{App: app, Out: out, Early: in.Early, Held: f.proxy.held, Sent: &f.sent, Received: &f.received}
 	f.mu.Lock()
 	err = context.Cause(ctx)
 	if err == nil { // it was not cut meanwhile

@@ -68,6 +68,10 @@ type Datagrams struct {
 	held   [][]byte   // datagrams that wait for the rest of a ClientHello
 	holds  int        // their bytes
 
+	holding sync.Mutex // guards budget and over
+	budget  held
+	over    bool // nothing more is held
+
 	ending sync.Once
 	err    error // why it ended; set by ending
 }
@@ -81,7 +85,9 @@ type Config struct {
 	Header []byte
 	// Judge is asked for each name that a QUIC connection shows, before a datagram
 	// of it passes. Its error ends the flow.
-	Judge          func(policy.Name) error
+	Judge func(policy.Name) error
+	// Held bounds what is held of flows that are not judged. Nil: nothing does.
+	Held           *Budget
 	Sent, Received *atomic.Int64 // payload bytes, as the app sees it
 	Now            func() time.Time
 }
@@ -89,7 +95,7 @@ type Config struct {
 // NewDatagrams makes Datagrams, which own In, Out and By from then on; after an error,
 // too: then they are closed.
 func NewDatagrams(c Config) (*Datagrams, error) {
-	d := &Datagrams{in: c.In, out: c.Out, by: c.By, header: c.Header, judge: c.Judge, sent: c.Sent, received: c.Received, now: c.Now}
+	d := &Datagrams{in: c.In, out: c.Out, by: c.By, header: c.Header, judge: c.Judge, budget: held{of: c.Held}, sent: c.Sent, received: c.Received, now: c.Now}
 	d.used.Store(d.now().UnixNano())
 	var err error
 	if d.outbox, err = mmsg.NewOutbox(c.Out); err != nil {
@@ -119,6 +125,10 @@ func (d *Datagrams) Run(ctx context.Context) error {
 func (d *Datagrams) end(err error) {
 	d.ending.Do(func() {
 		d.err = err
+		d.holding.Lock()
+		_ = d.budget.hold(0)
+		d.over = true
+		d.holding.Unlock()
 		if errors.Is(err, ErrAbort) {
 			d.in.Unreachable(netns.Prohibited)
 		}
@@ -272,6 +282,9 @@ func (d *Datagrams) look(datagram []byte) (pass bool, err error) {
 	if d.holds += len(datagram); err == nil && more && (d.holds > maxHeld || len(d.held) == maxWaiting) {
 		err = errLongHello
 	}
+	if err == nil && more {
+		err = d.hold(d.holds)
+	}
 	if err != nil {
 		return false, &Unreadable{err}
 	}
@@ -288,7 +301,18 @@ func (d *Datagrams) look(datagram []byte) (pass bool, err error) {
 		d.add(x)
 	}
 	d.held, d.holds = nil, 0
+	_ = d.hold(0)
 	return true, nil
+}
+
+// hold has n bytes held.
+func (d *Datagrams) hold(n int) error {
+	d.holding.Lock()
+	defer d.holding.Unlock()
+	if d.over {
+		return net.ErrClosed
+	}
+	return d.budget.hold(n)
 }
 
 var errLongHello = errors.New("the QUIC ClientHello does not end")

@@ -50,6 +50,10 @@ func (r *Relay) relayHTTP(s *source, answers *sniff.Responses) (*sniff.Request, 
 // await waits for what a server says to a request for another protocol. It
 // reads on meanwhile, to hear when the app leaves; at its end, nothing matters.
 func (s *source) await(outcome <-chan sniff.Switch) (sniff.Switch, error) {
+	s.patient = true
+	if err := s.hurry(); err != nil { // before the deadline is another's
+		return 0, err
+	}
 	heard := make(chan sniff.Switch, 1)
 	go func() {
 		agreed := <-outcome                        // comes when the destination ends, at the latest
@@ -60,6 +64,7 @@ func (s *source) await(outcome <-chan sniff.Switch) (sniff.Switch, error) {
 	for err == nil && !s.eof && s.len() < sniff.MaxHead {
 		err = s.fill()
 	}
+	s.patient = false
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		s.err = nil

@@ -36,6 +36,8 @@ type Relay struct {
 	// what shows it passes; its error ends the relay. Nil: the connection is not
 	// looked at.
 	Judge func(policy.Name) error
+	// Held bounds what is held of connections that are not judged. Nil: nothing does.
+	Held *Budget
 
 	// Sent and Received count the payload bytes that have passed, as the app sees
 	// it. They are set.

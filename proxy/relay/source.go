@@ -1,8 +1,11 @@
 package relay
 
 import (
+	"errors"
 	"io"
+	"os"
 	"sync/atomic"
+	"time"
 )
 
 // source is what the app sends, held until it was judged.
@@ -15,6 +18,10 @@ type source struct {
 	err    error  // of a connection
 	denied bool   // a name that it shows was
 	count  *atomic.Int64
+
+	held    held
+	whole   time.Time // until when the message that is held is to be whole; zero: none is
+	patient bool      // what is held waits for the server, and not for more
 }
 
 // len is how much there is.
@@ -25,17 +32,38 @@ func (s *source) fill() error {
 	if s.eof {
 		return nil
 	}
+	if err := s.hurry(); err != nil {
+		s.err = err
+		return err
+	}
 	b, err := ReadReady(s.app, SmallBuffer)
-	if err == io.EOF {
+	switch {
+	case err == io.EOF:
 		s.eof = true
 		return nil
-	}
-	if err != nil {
+	case errors.Is(err, os.ErrDeadlineExceeded) && !s.whole.IsZero() && !s.patient:
+		return errSlow
+	case err != nil:
 		s.err = err
 		return err
 	}
 	s.buf = append(s.buf, b.Data...)
 	b.Release()
+	return s.held.hold(2 * cap(s.buf)) // with what a message is put together in
+}
+
+// hurry sets how long the next read may wait: where a message is held that is not whole,
+// until it is to be.
+func (s *source) hurry() error {
+	holds := s.held.of != nil && len(s.buf) > s.passed && !s.patient
+	switch {
+	case holds && s.whole.IsZero():
+		s.whole = time.Now().Add(s.held.of.time)
+		return s.app.SetReadDeadline(s.whole)
+	case !holds && !s.whole.IsZero():
+		s.whole = time.Time{}
+		return s.app.SetReadDeadline(time.Time{})
+	}
 	return nil
 }
 
@@ -75,8 +103,16 @@ func (s *source) pass(n int) error {
 	s.buf = s.buf[:copy(s.buf, s.buf[n:])]
 	if len(s.buf) == 0 {
 		s.buf = nil // a connection that says nothing holds no memory
+		_ = s.held.hold(0)
 	}
 	return nil
+}
+
+// end gives up what is held, and has later reads wait as they like.
+func (s *source) end() error {
+	s.buf, s.passed = nil, 0
+	_ = s.held.hold(0)
+	return s.hurry()
 }
 
 // passNext passes on the next n bytes as they come; fewer at the end.

@@ -8,7 +8,7 @@ import (
 // upward relays from the app. Nothing is passed on before it was judged. verdict
 // tells that an error is of what the app said, and not of a connection.
 func (r *Relay) upward() (verdict bool, err error) {
-	s := &source{app: r.App, out: r.Out, buf: r.Early, count: r.Sent}
+	s := &source{app: r.App, out: r.Out, buf: r.Early, count: r.Sent, held: held{of: r.Held}}
 	r.Early = nil
 	if r.Judge == nil {
 		if err := s.pass(s.len()); err != nil {
@@ -19,6 +19,9 @@ func (r *Relay) upward() (verdict bool, err error) {
 	err = r.identify(s)
 	if err == nil {
 		err = s.pass(s.len())
+	}
+	if failed := s.end(); err == nil && failed != nil {
+		return false, failed
 	}
 	switch {
 	case err == nil && s.eof:
