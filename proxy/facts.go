@@ -20,6 +20,7 @@ type Facts struct {
 // Subject is who attempts a flow.
 type Subject struct {
 	Owner       func() string // names its process; nil: that cannot be told
+	Group       func() string // names the group of programs that is to share a gate fairly; nil: there is one
 	Client      string        // of the explicit proxy, or of a published port: its address
 	User        string        // that it is known as
 	Credentials string        // that it gave, whatever for; they isolate

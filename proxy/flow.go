@@ -43,6 +43,7 @@ type Flow struct {
 	ID      uint64 // of the run; from 1
 	proxy   *Proxy
 	scope   *Scope
+	group   string  // of programs, if that was asked for
 	counted bool    // it counts in its scope, and packets find it by its key; guarded by proxy.mu
 	attempt Attempt // nil once a connection is open; guarded by proxy.mu for others than the flow's goroutine
 	began   time.Time

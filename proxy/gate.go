@@ -175,11 +175,14 @@ func explicit(dst netip.AddrPort) bool {
 
 // subject is who has the socket with these addresses, src its own.
 func (in *GateIntake) subject(proto uint8, src, dst netip.AddrPort) Subject {
-	owner := in.Proxy.Owner
-	if owner == nil {
-		return Subject{}
+	var s Subject
+	if owner := in.Proxy.Owner; owner != nil {
+		s.Owner = func() string { return owner(proto, src, dst) }
 	}
-	return Subject{Owner: func() string { return owner(proto, src, dst) }}
+	if group := in.Proxy.Group; group != nil {
+		s.Group = func() string { return group(proto, src, dst) }
+	}
+	return s
 }
 
 // ask answers a datagram to a resolver that came by the queue.

@@ -42,6 +42,9 @@ type Config struct {
 	// Owner names the process that a flow is of (policy.IsolateProcess); "" if
 	// that cannot be told. It may take its time.
 	Owner func(proto uint8, src, dst netip.AddrPort) string
+	// Group names the group of programs that a flow is of: of many that share a gate,
+	// each has room. Nil: all are of one.
+	Group func(proto uint8, src, dst netip.AddrPort) string
 	// Own are the addresses that appfw itself listens at: no flow may go there.
 	Own []netip.AddrPort
 	// Shared tells that the flows are of several apps: what one resolved is not

@@ -216,29 +216,31 @@ func (h *heldOwner) waits(t *testing.T, calls int) {
 // has left; if there is none, they are dropped, and sent again.
 func TestSYNFlood(t *testing.T) {
 	h := &heldOwner{free: make(chan struct{})}
-	w := newWorld(t, "isolate process\nupstream http://127.0.0.1:1\nallow 192.0.2.1", func(c *Config) { c.Owner = h.owner })
+	w := newWorld(t, "isolate process\nupstream http://127.0.0.1:1\nallow 192.0.2.0/24", func(c *Config) { c.Owner = h.owner })
 	w.stop()
 	g := newFakeGate(t)
 	in, stop := w.served(g, nil)
-	dst := addrPort("192.0.2.1:443")
+	dst := func(i int) netip.AddrPort { // of each host, as many as there may be
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i / maxToward)}), 443)
+	}
 	from := func(i int) netip.AddrPort { return netip.AddrPortFrom(netns.App4, uint16(1000+i)) }
 	numbers := make([]uint16, maxOpening)
 	for i := range maxOpening {
-		numbers[i] = g.show(synPacket(from(i), dst))
+		numbers[i] = g.show(synPacket(from(i), dst(i)))
 	}
 	h.waits(t, maxOpening)
 	in.opening(t, maxOpening)
-	more := g.show(synPacket(from(maxOpening), dst))
+	more := g.show(synPacket(from(maxOpening), dst(maxOpening)))
 	g.wantSettled(more, false)
-	other := g.show(udpPacket(app4, addrPort("192.0.2.99:99"), "x")) // of another protocol there is room
+	other := g.show(udpPacket(app4, addrPort("198.51.100.99:99"), "x")) // of another protocol there is room
 	g.wantSettled(other, false)
 	w.waitStory(maxOpening+1, "deny: no rule allows it")
 
 	// All but one are not sent again in time.
 	w.pass(1500 * time.Millisecond)
-	g.wantSettled(g.show(synPacket(from(3), dst)), false)
+	g.wantSettled(g.show(synPacket(from(3), dst(3))), false)
 	w.pass(1500 * time.Millisecond)
-	late := g.show(synPacket(from(maxOpening), dst))
+	late := g.show(synPacket(from(maxOpening), dst(maxOpening)))
 	h.waits(t, maxOpening+1)
 	g.waits(late)
 	in.opening(t, 2)
@@ -259,6 +261,25 @@ func TestSYNFlood(t *testing.T) {
 	if left != maxOpening-1 {
 		t.Errorf("%d were given up", left)
 	}
+}
+
+// One destination that does not answer leaves room for others.
+func TestSYNFloodOfOne(t *testing.T) {
+	h := &heldOwner{free: make(chan struct{})}
+	w := newWorld(t, "isolate process\nupstream http://127.0.0.1:1\nallow 192.0.2.0/24", func(c *Config) { c.Owner = h.owner })
+	g := newFakeGate(t)
+	_, stop := w.served(g, nil)
+	from := func(i int) netip.AddrPort { return netip.AddrPortFrom(netns.App4, uint16(1000+i)) }
+	for i := range maxToward {
+		g.show(synPacket(from(i), addrPort("192.0.2.1:443")))
+	}
+	h.waits(t, maxToward)
+	g.wantSettled(g.show(synPacket(from(maxToward), addrPort("192.0.2.1:80"))), false)
+	other := g.show(synPacket(from(maxToward), addrPort("192.0.2.2:443")))
+	h.waits(t, maxToward+1)
+	g.waits(other)
+	close(h.free)
+	stop()
 }
 
 // An app that does not answer when its SYN was let in has left a second later.

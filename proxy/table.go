@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"cmp"
 	"context"
 	"net/netip"
 	"sync"
@@ -22,6 +21,12 @@ const (
 	// For more TCP, those are given up whose app has left; if there is none, they
 	// are dropped, and the app's kernel sends the SYN again (after 1 s, tcp(7)).
 	maxOpening = 1024
+	// maxToward bounds those of them to one address, and maxOfGroup those of one group of
+	// programs ([Subject]): where one does not answer, or many programs share a gate,
+	// the others have room. Groups are asked for from crowded flows on.
+	maxToward  = 256
+	maxOfGroup = 256
+	crowded    = 256
 	// maxUDP bounds the open flows of datagrams of a scope. For one more, the one
 	// that has been idle for longest ends.
 	maxUDP = 2048
@@ -43,12 +48,19 @@ type Scope struct {
 	work    sync.WaitGroup // its flows
 	keyed   map[Key]*Flow  // those that packets may still come for, but for those without a key; guarded by proxy.mu
 	opening [4]int         // by protocol: those that are not open; guarded by proxy.mu
+	some    map[share]int  // of them, by what they share; guarded by proxy.mu
 	open    int            // flows of datagrams; guarded by proxy.mu
+}
+
+// share is what some flows have in common that are not open. One of the fields is set.
+type share struct {
+	toward netip.Addr
+	group  string
 }
 
 // NewScope makes a Scope.
 func (p *Proxy) NewScope() *Scope {
-	return &Scope{proxy: p, keyed: make(map[Key]*Flow)}
+	return &Scope{proxy: p, keyed: make(map[Key]*Flow), some: make(map[share]int)}
 }
 
 // Wait waits until all flows of the scope have ended.
@@ -69,6 +81,7 @@ func (p *Proxy) begin(a Attempt, cancel context.CancelCauseFunc) *Flow {
 	facts := a.Facts()
 	s := facts.Scope
 	keyless := facts.Key == Key{}
+	group := s.groupOf(&facts)
 	p.mu.Lock()
 	if old := s.keyed[facts.Key]; old != nil && !keyless {
 		j, joins := old.attempt.(Joiner)
@@ -81,8 +94,8 @@ func (p *Proxy) begin(a Attempt, cancel context.CancelCauseFunc) *Flow {
 		}
 		return nil
 	}
-	proto := facts.class()
-	full := s.opening[proto] >= cmp.Or(s.MaxOpening, limits[proto]) && !s.giveUp(proto)
+	f := &Flow{proxy: p, scope: s, group: group, attempt: a, began: p.Now(), cancel: cancel, facts: facts}
+	full := !s.hasRoom(f) && !(s.giveUp(facts.class()) && s.hasRoom(f))
 	if !full && s.Most > 0 && len(s.keyed) >= s.Most {
 		full = !s.crowdOut(nil)
 	}
@@ -92,12 +105,13 @@ func (p *Proxy) begin(a Attempt, cancel context.CancelCauseFunc) *Flow {
 		return nil
 	}
 	p.last++
-	f := &Flow{ID: p.last, proxy: p, scope: s, counted: true, attempt: a, began: p.Now(), cancel: cancel, facts: facts}
+	f.ID = p.last
 	f.way.name = policy.Name(facts.Called)
 	if !keyless {
 		s.keyed[f.facts.Key] = f
 	}
-	s.opening[proto]++
+	f.counted = true
+	s.count(f, 1)
 	p.flows[f] = struct{}{}
 	p.mu.Unlock()
 	return f
@@ -106,6 +120,43 @@ func (p *Proxy) begin(a Attempt, cancel context.CancelCauseFunc) *Flow {
 func drop(a Attempt) {
 	if l, ok := a.(Lost); ok {
 		l.Drop()
+	}
+}
+
+// groupOf is the group of programs of a flow, if that matters.
+func (s *Scope) groupOf(f *Facts) string {
+	if f.Subject.Group == nil {
+		return ""
+	}
+	s.proxy.mu.Lock()
+	many := s.opening[f.class()] >= crowded
+	s.proxy.mu.Unlock()
+	if !many {
+		return ""
+	}
+	return f.Subject.Group()
+}
+
+// hasRoom tells whether there is room for one more flow that is not open. p.mu is held.
+func (s *Scope) hasRoom(f *Flow) bool {
+	class := f.facts.class()
+	if s.MaxOpening > 0 {
+		return s.opening[class] < s.MaxOpening
+	}
+	return s.opening[class] < limits[class] && s.some[share{toward: f.facts.Dst.Addr()}] < maxToward &&
+		(f.group == "" || s.some[share{group: f.group}] < maxOfGroup)
+}
+
+// count counts a flow as not open, or no more. p.mu is held.
+func (s *Scope) count(f *Flow, one int) {
+	s.opening[f.facts.class()] += one
+	for _, x := range [2]share{{toward: f.facts.Dst.Addr()}, {group: f.group}} {
+		if x == (share{}) || f.facts.In {
+			continue
+		}
+		if s.some[x] += one; s.some[x] == 0 {
+			delete(s.some, x)
+		}
 	}
 }
 
@@ -137,7 +188,7 @@ func (s *Scope) unkey(f *Flow) {
 		if f.datagramsOpen {
 			s.open--
 		} else {
-			s.opening[f.facts.class()]--
+			s.count(f, -1)
 		}
 	}
 }
@@ -157,7 +208,7 @@ func (p *Proxy) opened(f *Flow) {
 	if !f.counted {
 		return
 	}
-	s.opening[policy.UDP]--
+	s.count(f, -1)
 	s.open++
 	f.datagramsOpen = true
 	if s.open > maxUDP {

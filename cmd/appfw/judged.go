@@ -29,6 +29,7 @@ func judged(by judgedBy, app **netns.Namespace) (*inforce.Policy, error) {
 		Host:   by.host.rules(), Journal: by.report, Clients: by.publish, Hides: by.hides,
 	}, proxy.Config{
 		Routes: route.New(),
+		Group:  func(proto uint8, src, dst netip.AddrPort) string { return (*app).Group(proto, src, dst) },
 		Owner:  func(proto uint8, src, dst netip.AddrPort) string { return (*app).Owner(proto, src, dst) },
 	})
 }

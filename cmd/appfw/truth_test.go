@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -86,6 +87,63 @@ print("connected")
 `))
 		wants(t, out, "connected")
 	})
+}
+
+// Destinations that do not answer hold up no others, however many wait for them.
+func TestStarved(t *testing.T) {
+	both(t, func(w *world) {
+		w.Host("11.22.0.30").Blackhole()
+		out := w.ok(w.run("-q", "--allow", "any:80", "--", "python3", "-c", `
+import socket
+waiting = []
+for _ in range(900):
+    s = socket.socket()
+    s.setblocking(False)
+    s.connect_ex(("11.22.0.30", 80))
+    waiting.append(s)
+for _ in range(50):
+    socket.create_connection(("11.22.0.10", 80), timeout=0.9).close()
+print("connected")
+`))
+		wants(t, out, "connected")
+	})
+}
+
+// Programs that share a namespace do not starve each other: neither by one destination nor
+// by many.
+func TestStarvedByOthers(t *testing.T) {
+	w := newWorld(t)
+	for i := range 8 {
+		w.Host(fmt.Sprintf("11.22.0.%d", 30+i)).Blackhole()
+	}
+	name := fmt.Sprintf("appfw-test-%d", os.Getpid())
+	s := w.start("netns", name, "--allow", "any:80")
+	defer func() {
+		s.stop()
+		w.ok(w.appfw("netns", "--delete", name))
+	}()
+	s.await(s.err, "serving the namespace")
+	as := func(uid string, script string) []string {
+		return []string{"netns", "exec", name, "setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "/usr/bin/python3", "-c", script}
+	}
+	hostile := w.talk("ip", as("12345", `
+import socket, sys
+waiting = []
+for i in range(900):
+    s = socket.socket()
+    s.setblocking(False)
+    s.connect_ex(("11.22.0.%d" % (30 + i % 8), 80))
+    waiting.append(s)
+print("waiting", flush=True)
+sys.stdin.readline()`)...)
+	hostile.await(hostile.out, "waiting\n")
+	out := w.ok(w.finish(w.Command(t.Context(), w.Root(), "ip", as("23456", `
+import socket
+for _ in range(50):
+    socket.create_connection(("11.22.0.10", 80), timeout=0.9).close()
+print("connected")`)...)))
+	wants(t, out, "connected")
+	hostile.end()
 }
 
 func TestUDP(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 )
 
 // within starts a relay that judges names, with a budget.
-func within(t *testing.T, b *Budget) *running {
+func budgetOf(t *testing.T, b *Budget) *running {
 	t.Helper()
 	x := &running{Relay: &Relay{Sent: new(atomic.Int64), Received: new(atomic.Int64), Held: b}, ended: make(chan error, 1)}
 	x.client, x.App = pair(t)
@@ -43,7 +43,7 @@ func TestSlowMessage(t *testing.T) {
 		"HTTP": "GET / HTTP/1.1\r\nHost: ex",
 	} {
 		t.Run(name, func(t *testing.T) {
-			x := within(t, NewBudget(HeldBytes, 20*time.Millisecond))
+			x := budgetOf(t, NewBudget(HeldBytes, 20*time.Millisecond))
 			send(t, x.client, first)
 			var unreadable *Unreadable
 			if err := <-x.ended; !errors.As(err, &unreadable) || !errors.Is(err, errSlow) {
@@ -65,7 +65,7 @@ func TestQuietConnection(t *testing.T) {
 		{"GET / HT", "TP/1.1\r\nHost: example.com\r\n\r\n", request}, // in time
 		{"SSH-2.0-x\r\n", "more"},
 	} {
-		x := within(t, NewBudget(HeldBytes, 200*time.Millisecond))
+		x := budgetOf(t, NewBudget(HeldBytes, 200*time.Millisecond))
 		for i, part := range talk {
 			if i == len(talk)-1 { // as many budgets' time as it takes
 				deadline := time.Now().Add(220 * time.Millisecond)
@@ -92,12 +92,12 @@ func TestBudget(t *testing.T) {
 	if err := others.hold(90 << 10); err != nil {
 		t.Fatal(err)
 	}
-	long := within(t, b)
+	long := budgetOf(t, b)
 	send(t, long.client, hello(40<<10))
 	if err := <-long.ended; !errors.Is(err, errBudget) {
 		t.Errorf("ended by %v", err)
 	}
-	short := within(t, b)
+	short := budgetOf(t, b)
 	whole := string(conntest.ClientHello(t, &tls.Config{ServerName: "example.com"}))
 	send(t, short.client, whole)
 	receive(t, short.server, whole)
