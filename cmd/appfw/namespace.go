@@ -67,7 +67,9 @@ func serveNamespace(flags namespaceFlags, path string, pid int) (err error) {
 	if err != nil {
 		return err
 	}
-	files, err := publish.Open(published, activation.Files(true))
+	files, err := publish.Open(published, activation.Files(true), func(p publish.Port) {
+		report.Say("--publish " + p.Text + ": this host has no such address yet; clients come when it has")
+	})
 	if err != nil {
 		return err
 	}

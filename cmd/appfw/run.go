@@ -98,7 +98,7 @@ func run(flags runFlags, args []string) error {
 	if err != nil {
 		return explainInherited(err)
 	}
-	published, err := publish.Open(ports, listening)
+	published, err := publish.Open(ports, listening, nil)
 	if err != nil {
 		return err
 	}

@@ -3,18 +3,20 @@
 // open them is not the one that serves them, so they go from one to the other as files.
 //
 //	ports, err := publish.Parse([]string{"8080:80", "0.0.0.0:25:25"})
-//	files, err := publish.Open(ports, activation.Files(true))
+//	files, err := publish.Open(ports, activation.Files(true), nil)
 //	... // in the process that serves them:
 //	intakes, err := publish.Intakes(ports, files)
 package publish
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -74,7 +76,7 @@ func parse(flag string) ([]Port, error) {
 		if addr.Is6() && host[0] != '[' {
 			return wrong("an IPv6 address is written in brackets")
 		}
-		addrs, host = []netip.Addr{addr}, host[i+1:]
+		addrs, host = []netip.Addr{addr.Unmap()}, host[i+1:]
 	}
 	hostPort, err := policy.ParsePort(host)
 	if err != nil {
@@ -103,7 +105,7 @@ func Parse(flags []string) (all []Port, err error) {
 
 // open opens the port. It is nil if the host has no such address, and none was
 // asked for.
-func (p *Port) open(passed []*os.File) (*os.File, error) {
+func (p *Port) open(passed []*os.File, later func(Port)) (*os.File, error) {
 	if p.Name != "" {
 		kind := unix.SOCK_STREAM
 		if p.UDP {
@@ -129,16 +131,11 @@ func (p *Port) open(passed []*os.File) (*os.File, error) {
 		}
 		return fit[0], nil
 	}
-	var socket interface{ File() (*os.File, error) }
-	family := "6"
-	if p.At.Addr().Is4() {
-		family = "4"
-	}
-	var err error
-	if p.UDP {
-		socket, err = net.ListenUDP("udp"+family, net.UDPAddrFromAddrPort(p.At))
-	} else {
-		socket, err = net.ListenTCP("tcp"+family, net.TCPAddrFromAddrPort(p.At))
+	file, err := p.listen(false)
+	if errors.Is(err, unix.EADDRNOTAVAIL) && later != nil && !p.At.Addr().IsLoopback() {
+		if file, err = p.listen(true); err == nil {
+			later(*p)
+		}
 	}
 	if err != nil {
 		if p.At.Addr() == netip.IPv6Loopback() && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)) && !strings.Contains(p.Text, "[") {
@@ -149,13 +146,49 @@ func (p *Port) open(passed []*os.File) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("--publish %s: %w", p.Text, err)
 	}
-	return socket.File()
+	return file, nil
+}
+
+// listen opens the port; with free, also where the host has no such address yet
+// (IP_FREEBIND of ip(7)).
+func (p *Port) listen(free bool) (*os.File, error) {
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	if free {
+		lc.Control = func(_, _ string, raw syscall.RawConn) error {
+			var err error
+			cerr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_FREEBIND, 1) })
+			return errors.Join(cerr, err)
+		}
+	}
+	family := "6"
+	if p.At.Addr().Is4() {
+		family = "4"
+	}
+	var socket any
+	var err error
+	if p.UDP {
+		socket, err = lc.ListenPacket(context.Background(), "udp"+family, p.At.String())
+	} else {
+		socket, err = lc.Listen(context.Background(), "tcp"+family, p.At.String())
+	}
+	if err != nil {
+		return nil, err
+	}
+	s := socket.(interface {
+		File() (*os.File, error)
+		Close() error
+	})
+	defer s.Close()
+	return s.File()
 }
 
 // Open opens the ports, a file for each. passed are the sockets of the service manager.
-func Open(all []Port, passed []*os.File) (files []*os.File, err error) {
+// later is told of ports at addresses that the host does not have, which work when it
+// has; without it they are errors.
+func Open(all []Port, passed []*os.File, later func(Port)) (files []*os.File, err error) {
 	for i := range all {
-		f, err := all[i].open(passed)
+		f, err := all[i].open(passed, later)
 		if err == nil && f == nil {
 			f, err = os.Open(os.DevNull)
 		}
