@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"net/netip"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"appfw/netns/named"
 	"appfw/netns/units"
+	"appfw/policy"
 	"appfw/proxy/publish"
 )
 
@@ -24,7 +28,7 @@ func newSystemd() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(newSystemdProxy(), newSystemdNetns(), newSystemdExport(), newSystemdImport(), newSystemdProbe())
+	c.AddCommand(newSystemdProxy(), newSystemdNetns(), newSystemdExport(), newSystemdImport(), newSystemdCheck(), newSystemdProbe(), newSystemdPolicy())
 	return c
 }
 
@@ -49,7 +53,7 @@ UNIT itself is not restarted.`,
 			})
 		},
 	}
-	flags.register(c, &proxy.Policy)
+	flags.register(c, &proxy.Options)
 	c.Flags().StringVar(&proxy.Listen, "listen", "", "where the proxy listens, an `ADDRESS:PORT` of the loopback (without: 127.100.x.y:1080, by the name of UNIT)")
 	return c
 }
@@ -77,15 +81,43 @@ not restarted.`,
 			})
 		},
 	}
-	flags.register(c, &namespace.Policy)
+	flags.register(c, &namespace.Options)
 	c.Flags().StringVar(&namespace.Name, "name", "", "the `NAME` of the namespace (without: that of UNIT)")
 	c.Flags().StringArrayVar(&namespace.Publish, "publish", nil, "let clients of the host's `PORT` come to the namespace: [ADDR:]HOSTPORT:PORT[/udp]")
 	return c
 }
 
+// newSystemdCheck is the command that runs before each start of a service.
+func newSystemdCheck() *cobra.Command {
+	return &cobra.Command{
+		Use:   "check UNIT",
+		Short: "Tell whether what keeps a service behind appfw is in force",
+		Long: `Ask systemd whether all that appfw has written for UNIT is in force: drop-ins that
+are read later, slices and sockets may undo it. It runs before each start of UNIT,
+which does not start if it fails.`,
+		Example: "  appfw systemd check nginx.service",
+		Args:    oneUnit,
+		RunE: func(c *cobra.Command, args []string) error {
+			return units.Config{}.Check(c.Context(), args[0])
+		},
+	}
+}
+
 // newSystemdProbe is the command by which units tries what systemd keeps.
 func newSystemdProbe() *cobra.Command {
 	return &cobra.Command{Use: units.ProbeCommand, Hidden: true, Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error { return units.Probe() }}
+}
+
+// newSystemdPolicy is the command by which units see whether policies can be taken.
+func newSystemdPolicy() *cobra.Command {
+	return &cobra.Command{Use: units.PolicyCommand, Hidden: true, Args: cobra.ArbitraryArgs, RunE: func(_ *cobra.Command, args []string) error {
+		for _, policy := range args {
+			if _, err := readPolicy(policy); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
 }
 
 func oneUnit(c *cobra.Command, args []string) error {
@@ -101,8 +133,11 @@ type unitFlags struct {
 	dryRun, remove     bool
 }
 
-func (f *unitFlags) register(c *cobra.Command, policy *string) {
-	c.Flags().StringVar(policy, "policy", "", "the policy, a `FILE`")
+func (f *unitFlags) register(c *cobra.Command, o *units.Options) {
+	c.Flags().StringVar(&o.Policy, "policy", "", "the policy, a `FILE`")
+	c.Flags().StringSliceVar(&o.Keep, "keep", nil, "do not take from UNIT what `NAME` is: a capability, a setting, an address family, a system call, a path or a socket of the drop-in (--dry-run shows it), or setuid")
+	c.Flags().StringVar(&o.Log, "log", "", "have appfw write one JSON object a decision to `FILE`")
+	c.Flags().BoolVarP(&o.Quiet, "quiet", "q", false, "have appfw say nothing of denied destinations in the journal")
 	c.Flags().StringVar(&f.directory, "directory", units.Directory, "where units are written, a `DIR`")
 	c.Flags().StringVar(&f.program, "program", "", "what units start as appfw, a `PATH` (without: this program)")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "print what would be written, and write nothing")
@@ -112,13 +147,13 @@ func (f *unitFlags) register(c *cobra.Command, policy *string) {
 // run does what the flags say, or shows it.
 func (f *unitFlags) run(c *cobra.Command, unit string, behind func(context.Context, units.Config) (*units.Change, error)) error {
 	config := units.Config{
-		Directory: f.directory, Program: f.program, Load: policyFiles,
-		FilesDir: named.FilesDir,
+		Directory: f.directory, Program: f.program, Load: readPolicy,
+		FilesDir: named.FilesDir, Forget: forgetNamed,
 	}
 	var change *units.Change
 	var err error
 	if f.remove {
-		change, err = config.Undo(unit)
+		change, err = config.Undo(c.Context(), unit)
 	} else {
 		change, err = behind(c.Context(), config)
 	}
@@ -130,6 +165,13 @@ func (f *unitFlags) run(c *cobra.Command, unit string, behind func(context.Conte
 		show(out, notes, change)
 		return nil
 	}
+	if change.IsEmpty() {
+		fmt.Fprintf(out, "nothing is written for %s\n", change.Service)
+		return nil
+	}
+	for _, n := range change.Notes {
+		fmt.Fprintln(notes, "appfw: note: "+printable(n))
+	}
 	done, err := change.Apply(c.Context())
 	for _, path := range done.Wrote {
 		fmt.Fprintf(out, "wrote %s\n", path)
@@ -137,13 +179,42 @@ func (f *unitFlags) run(c *cobra.Command, unit string, behind func(context.Conte
 	for _, path := range done.Removed {
 		fmt.Fprintf(out, "removed %s\n", path)
 	}
+	for _, unit := range done.Restarted {
+		fmt.Fprintf(out, "restarted %s\n", unit)
+	}
 	for _, n := range done.Notes {
 		fmt.Fprintln(notes, "appfw: "+printable(n))
 	}
-	if err == nil && len(done.Wrote) > 0 {
-		fmt.Fprintf(out, "%s is behind appfw from its next start on: systemctl restart %[1]s\n", change.Service)
+	restart := "systemctl restart " + shellWords(done.Restart)
+	switch {
+	case err != nil || len(done.Restart) == 0:
+	case len(done.Wrote) > 0:
+		fmt.Fprintf(out, "%s is behind appfw from its next start on: %s\n", change.Service, restart)
+	default:
+		fmt.Fprintf(out, "%s runs as it was started, behind an appfw that has ended: %s\n", change.Service, restart)
 	}
 	return inFlags(err)
+}
+
+// shellWords are names of units as a shell takes them.
+func shellWords(units []string) string {
+	var words []string
+	for _, u := range units {
+		if strings.ContainsAny(u, `*\\`) {
+			u = "'" + u + "'"
+		}
+		words = append(words, u)
+	}
+	return strings.Join(words, " ")
+}
+
+// forgetNamed deletes a namespace with what was written for it, if it is there.
+func forgetNamed(name string) error {
+	err := named.Delete(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, named.RemoveFiles(name))
 }
 
 // show prints what a change would do.
@@ -161,19 +232,24 @@ func show(out, notes io.Writer, change *units.Change) {
 	}
 }
 
-// policyFiles are the files that a policy is made of, which is read.
-func policyFiles(policy string) ([]string, error) {
+// readPolicy reads a policy, and tells what units need to know of it.
+func readPolicy(name string) (units.Policy, error) {
 	host, err := readHost()
 	if err != nil {
-		return nil, err
+		return units.Policy{}, err
 	}
 	var flags policyFlags
-	flags.add("policy", policy)
+	flags.add("policy", name)
 	l, err := flags.load(host.rules())
 	if err != nil {
-		return nil, err
+		return units.Policy{}, err
 	}
-	return l.Files(), nil
+	return units.Policy{
+		Files: l.Files(),
+		Admits: func(client netip.Addr, port uint16) bool {
+			return l.Policy.DecideFrom(policy.TCP, client, port).Allowed()
+		},
+	}, nil
 }
 
 // checkPublished refuses ports that a unit cannot publish.

@@ -23,7 +23,7 @@ func ExampleConfig_Proxy() {
 		return
 	}
 	c := units.Config{Directory: image, Program: "/usr/local/bin/appfw"}
-	change, err := c.Proxy(context.Background(), "backup", units.Proxy{Policy: "/etc/appfw/backup.policy"})
+	change, err := c.Proxy(context.Background(), "backup", units.Proxy{Options: units.Options{Policy: "/etc/appfw/backup.policy"}})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -31,15 +31,16 @@ func ExampleConfig_Proxy() {
 	for _, f := range change.Write {
 		fmt.Println(strings.TrimPrefix(f.Path, image+"/"))
 	}
-	for line := range strings.Lines(change.Write[2].Text) {
+	for line := range strings.Lines(change.Write[3].Text) {
 		if strings.HasPrefix(line, "IPAddress") {
 			fmt.Print(line)
 		}
 	}
 	// Output:
+	// appfw-check@.service
 	// appfw-serve@backup.socket
 	// appfw-serve@backup.service
-	// backup.service.d/50-appfw.conf
+	// backup.service.d/zz-appfw.conf
 	// IPAddressAllow=
 	// IPAddressDeny=
 	// IPAddressDeny=any

@@ -21,7 +21,10 @@ func (e *UnseenError) Error() string {
 // program is appfw as the units of the change start it. If they could not start it,
 // the change shows another one, says so, and cannot be applied.
 func (c *Config) program(change *Change) (path string, err error) {
-	if path = c.Program; path == "" {
+	switch path = c.Program; {
+	case path == "" && !c.here():
+		path = installed // that of this machine says nothing of another's
+	case path == "":
 		if path, err = os.Executable(); err != nil {
 			return "", err
 		}
@@ -52,4 +55,38 @@ func unseen(path string) string {
 		}
 	}
 	return ""
+}
+
+// root is where the files are of the machine for which units are written: "/" of this one,
+// that of an image by where its units are, or "" if that does not tell.
+func (c *Config) root() string {
+	if c.here() {
+		return "/"
+	}
+	dir := filepath.Clean(c.directory())
+	for _, units := range unitDirs {
+		if root, ok := strings.CutSuffix(dir, units); ok && filepath.IsAbs(dir) {
+			return root + "/"
+		}
+	}
+	return ""
+}
+
+// policyPath is a policy as units name it, and where it is to be read here.
+func (c *Config) policyPath(policy string) (named, read string, err error) {
+	root := c.root()
+	abs, err := filepath.Abs(policy)
+	if err != nil || root == "/" {
+		return abs, abs, err
+	}
+	if root != "" && isBelow(abs, root) {
+		return strings.TrimPrefix(abs, strings.TrimSuffix(root, "/")), abs, nil
+	}
+	if !filepath.IsAbs(policy) {
+		return "", "", &OptionError{"policy", policy, "units of another machine name it by its path there"}
+	}
+	if _, err := os.Stat(root + policy); root != "" && err == nil {
+		return policy, filepath.Join(root, policy), nil
+	}
+	return policy, policy, nil
 }

@@ -16,6 +16,9 @@ import (
 type Systemd interface {
 	// Knows tells whether there is a unit of that name.
 	Knows(ctx context.Context, unit string) bool
+	// Show is what it has in force for a unit: PROPERTY=VALUE lines (systemctl
+	// show). It is empty if it does not run.
+	Show(ctx context.Context, unit string, properties ...string) (string, error)
 	// Tell has it do something, as systemctl(1) with these words.
 	Tell(ctx context.Context, words ...string) error
 	// KeepsAddresses is an error if it does not keep what IPAddressDeny= says: without
@@ -37,6 +40,20 @@ func running() bool {
 // Knows implements [Systemd].
 func (machine) Knows(ctx context.Context, unit string) bool {
 	return exec.CommandContext(ctx, "systemctl", "cat", "--", unit).Run() == nil
+}
+
+// Show implements [Systemd].
+func (machine) Show(ctx context.Context, unit string, properties ...string) (string, error) {
+	if !running() {
+		return "", nil
+	}
+	c := exec.CommandContext(ctx, "systemctl", "show", "--no-pager", "--property="+strings.Join(properties, ","), "--", unit)
+	c.Env = append(os.Environ(), "LC_ALL=C")
+	out, err := c.Output()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		err = fmt.Errorf("systemctl show %s: %w: %s", unit, err, strings.TrimSpace(string(exit.Stderr)))
+	}
+	return string(out), err
 }
 
 // Tell implements [Systemd].
@@ -64,6 +81,10 @@ func (machine) KeepsAddresses(ctx context.Context, program string) error {
 
 // ProbeCommand is the command of appfw that runs [Probe].
 const ProbeCommand = "denied"
+
+// PolicyCommand is the command of appfw that reads the policies that are its arguments,
+// and fails if there is a mistake in one.
+const PolicyCommand = "policy"
 
 // Probe is an error unless systemd keeps this process from sending.
 func Probe() error {

@@ -38,10 +38,74 @@ func quoteWords(words ...string) string {
 	return strings.Join(quoted, " ")
 }
 
-// noWayAround is what keeps a service of either kind from servers of the host.
-const noWayAround = `# By these, others would resolve for it, or let it out.
-InaccessiblePaths=-/run/systemd/resolve -/run/nscd -/run/docker.sock -/run/podman -/run/containerd
+// quotePath writes a path, or two of them with a colon between, as settings have paths.
+func quotePath(path string) string {
+	path = strings.ReplaceAll(path, `%`, `%%`)
+	if strings.ContainsAny(path, " \t\"'\\") {
+		path = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(path) + `"`
+	}
+	return path
+}
+
+// keepsSocket is the line of a drop-in that says that a socket which systemd passes to the
+// service is meant to lead past appfw.
+func keepsSocket(name string) string { return "# --keep " + name + "\n" }
+
+// keepsSockets are such lines of all that is kept.
+func keepsSockets(keep []string) (lines string) {
+	for _, name := range keep {
+		if strings.HasSuffix(name, ".socket") {
+			lines += keepsSocket(name)
+		}
+	}
+	return lines
+}
+
+// bounds are how much of the host's memory appfw's units may take, and how many threads:
+// three times what all that programs can do to it at once makes it take (300 MB), with
+// room for lists of a million names (25 MB, several times that while they are read); and
+// more than ten times the threads that it has. More is a mistake of appfw's, which so ends
+// alone. Drop-ins may say otherwise.
+const bounds = `MemoryMax=1G
+MemorySwapMax=0
+TasksMax=256
 `
+
+// checkName is the name of the template of the units that check whether what keeps a
+// service in is in force; their instances are named for services.
+const checkName = "appfw-check@"
+
+// checkService runs before each start of a service. It does not wait for what services
+// wait for, as some of these are waited for themselves.
+const checkService = `[Unit]
+Description=What appfw has written for %i.service holds
+DefaultDependencies=no
+RequiresMountsFor={{.Mounts}}
+# As often as the service starts.
+StartLimitIntervalSec=0
+
+[Service]
+Type=oneshot
+ExecStart={{.Program}} systemd check %i.service
+TimeoutStartSec=60
+CapabilityBoundingSet=CAP_DAC_READ_SEARCH
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+NoNewPrivileges=yes
+PrivateDevices=yes
+PrivateNetwork=yes
+ProtectControlGroups=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectSystem=strict
+RestrictAddressFamilies=AF_UNIX
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
+SystemCallErrorNumber=EPERM
+SystemCallFilter=@system-service
+` + bounds
 
 // The proxy of a service: its socket, by which systemd starts it, and itself.
 const serveSocket = `[Unit]
@@ -60,10 +124,10 @@ After={{.Name}}.socket network.target
 [Service]
 Type=notify
 ExecStart={{.Start}}
-ExecReload=/bin/kill -HUP $MAINPID
-Restart=on-failure
+# A policy with a mistake in it is not taken, and the reload fails.
+{{.Reload}}Restart=on-failure
 WatchdogSec=30
-DynamicUser=yes
+{{.Secrets}}` + bounds + `DynamicUser=yes
 UMask=0077
 CapabilityBoundingSet=
 LockPersonality=yes
@@ -95,8 +159,8 @@ SystemCallFilter=~@privileged @resources
 
 // proxyDropIn lets a service reach its proxy and nothing else, and tells it of that.
 const proxyDropIn = `[Unit]
-BindsTo={{.Name}}.socket
-After={{.Name}}.socket
+Requires={{.Name}}.socket {{.Check}}%N.service
+After={{.Name}}.socket {{.Check}}%N.service
 
 [Service]
 IPAddressAllow=
@@ -107,7 +171,7 @@ Environment=ALL_PROXY=socks5h://{{.At}} all_proxy=socks5h://{{.At}}
 Environment=HTTP_PROXY=http://{{.At}} http_proxy=http://{{.At}}
 Environment=HTTPS_PROXY=http://{{.At}} https_proxy=http://{{.At}}
 Environment=NO_PROXY= no_proxy=
-` + noWayAround
+{{.Wall}}`
 
 // What serves a namespace, and what keeps it served.
 const netnsService = `[Unit]
@@ -121,9 +185,11 @@ StartLimitIntervalSec=0
 # It makes mounts that others are to see, so it has no view of its own.
 Type=notify
 ExecStart={{.Start}}
+# A policy with a mistake in it is not taken, and the reload fails.
+ExecReload={{.Program}} systemd ` + PolicyCommand + ` {{.Policy}}
 ExecReload=/bin/kill -HUP $MAINPID
 WatchdogSec=30
-CapabilityBoundingSet=CAP_SYS_ADMIN CAP_NET_ADMIN CAP_NET_RAW CAP_NET_BIND_SERVICE CAP_DAC_READ_SEARCH
+` + bounds + `CapabilityBoundingSet=CAP_SYS_ADMIN CAP_NET_ADMIN CAP_NET_RAW CAP_NET_BIND_SERVICE CAP_DAC_READ_SEARCH
 LockPersonality=yes
 MemoryDenyWriteExecute=yes
 NoNewPrivileges=yes
@@ -147,11 +213,24 @@ Upholds={{.Name}}.service
 
 // netnsDropIn lets a service run in a namespace.
 const netnsDropIn = `[Unit]
-Requires={{.Name}}.service
-After={{.Name}}.service
+Requires={{.Name}}.service {{.Check}}%N.service
+After={{.Name}}.service {{.Check}}%N.service
 
 [Service]
 NetworkNamespacePath=/run/netns/{{.Namespace}}
 BindReadOnlyPaths={{.Files}}/resolv.conf:/etc/resolv.conf {{.Files}}/nsswitch.conf:/etc/nsswitch.conf -{{.Files}}/hosts:/etc/hosts
-` + noWayAround + `CapabilityBoundingSet=~CAP_SYS_ADMIN CAP_SYS_PTRACE CAP_NET_ADMIN
+{{.Resolver}}{{.Wall}}`
+
+// socketDropIn lets what systemd opens for a service be in its namespace. The host's
+// sockets.target would wait for it, and it for what waits for that.
+const socketDropIn = `[Unit]
+DefaultDependencies=no
+Conflicts=shutdown.target
+Before=shutdown.target
+Requires={{.Name}}.service
+After={{.Name}}.service
+
+[Socket]
+NetworkNamespacePath=/run/netns/{{.Namespace}}
+FreeBind=yes
 `

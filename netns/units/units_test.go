@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,12 +15,17 @@ import (
 // fake is a systemd that does nothing but remember.
 type fake struct {
 	told    []string
-	failing error // of whatever it is told
-	leaks   error // of KeepsAddresses
-	known   bool  // all units are
+	failing error             // of whatever it is told
+	shown   map[string]string // what it has in force for units
+	leaks   error             // of KeepsAddresses
+	known   bool              // all units are
 }
 
 func (f *fake) Knows(context.Context, string) bool { return f.known }
+
+func (f *fake) Show(_ context.Context, unit string, _ ...string) (string, error) {
+	return f.shown[unit], nil
+}
 
 func (f *fake) Tell(_ context.Context, words ...string) error {
 	f.told = append(f.told, strings.Join(words, " "))
@@ -101,21 +107,21 @@ func TestChanges(t *testing.T) {
 		change func() (*Change, error)
 		want   string
 	}{
-		{func() (*Change, error) { return i.Proxy(ctx, "a", Proxy{Policy: "/etc/a"}) },
-			`wrote [appfw-serve@a.socket appfw-serve@a.service a.service.d/50-appfw.conf] removed [] told ["keeps /usr/local/bin/appfw" "daemon-reload"]`},
+		{func() (*Change, error) { return i.Proxy(ctx, "a", Proxy{Options: Options{Policy: "/etc/a"}}) },
+			`wrote [appfw-check@.service appfw-serve@a.socket appfw-serve@a.service a.service.d/zz-appfw.conf] removed [] told ["keeps /usr/local/bin/appfw" "daemon-reload"]`},
 		// From one way to the other, nothing of the first is left.
 		{func() (*Change, error) {
-			return i.Namespace(ctx, "a", Namespace{Policy: "/etc/a", Name: "shared", Publish: []string{"80:80"}})
+			return i.Namespace(ctx, "a", Namespace{Options: Options{Policy: "/etc/a"}, Name: "shared", Publish: []string{"80:80"}})
 		},
-			`wrote [appfw-netns@shared.service appfw-netns@shared.target a.service.d/50-appfw.conf] removed [appfw-serve@a.socket appfw-serve@a.service] ` +
+			`wrote [appfw-check@.service appfw-netns@shared.service appfw-netns@shared.target a.service.d/zz-appfw.conf] removed [appfw-serve@a.socket appfw-serve@a.service] ` +
 				`told ["daemon-reload" "stop appfw-serve@a.socket" "stop appfw-serve@a.service" "daemon-reload"]`},
 		// Two share a namespace; it stays until both have left.
 		{func() (*Change, error) { return i.Namespace(ctx, "b@x", Namespace{Name: "shared"}) },
-			`wrote [b@x.service.d/50-appfw.conf] removed [] told ["daemon-reload"]`},
-		{func() (*Change, error) { return i.Undo("a") },
-			`wrote [] removed [a.service.d/50-appfw.conf] told ["daemon-reload"]`},
-		{func() (*Change, error) { return i.Undo("b@x") },
-			`wrote [] removed [b@x.service.d/50-appfw.conf appfw-netns@shared.target appfw-netns@shared.service] ` +
+			`wrote [appfw-check@.service b@x.service.d/zz-appfw.conf] removed [] told ["daemon-reload"]`},
+		{func() (*Change, error) { return i.Undo(t.Context(), "a") },
+			`wrote [] removed [a.service.d/zz-appfw.conf] told ["daemon-reload"]`},
+		{func() (*Change, error) { return i.Undo(t.Context(), "b@x") },
+			`wrote [] removed [b@x.service.d/zz-appfw.conf appfw-netns@shared.target appfw-netns@shared.service appfw-check@.service] ` +
 				`told ["daemon-reload" "stop appfw-netns@shared.target" "stop appfw-netns@shared.service" "daemon-reload"]`},
 	}
 	for n, s := range steps {
@@ -131,9 +137,9 @@ func TestChanges(t *testing.T) {
 // Nothing is written that would not be whole, or over what somebody else wrote.
 func TestApplyErrors(t *testing.T) {
 	i := newImage(t)
-	i.write("a.service.d/50-appfw.conf", "# theirs\n")
+	i.write("a.service.d/zz-appfw.conf", "# theirs\n")
 	before := i.files()
-	change, err := i.Proxy(t.Context(), "a", Proxy{Policy: "/etc/a"})
+	change, err := i.Proxy(t.Context(), "a", Proxy{Options: Options{Policy: "/etc/a"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,8 +153,8 @@ func TestApplyErrors(t *testing.T) {
 			t.Errorf("there is %q", after)
 		}
 	}
-	check("50-appfw.conf is there, and not written by appfw; it is left as it is")
-	if _, err := i.Undo("a"); err == nil || !strings.Contains(err.Error(), "is not written by appfw; it is left as it is") {
+	check("zz-appfw.conf is there, and not written by appfw; it is left as it is")
+	if _, err := i.Undo(t.Context(), "a"); err == nil || !strings.Contains(err.Error(), "is not written by appfw; it is left as it is") {
 		t.Error(err)
 	}
 	i.leaks = errors.New("it leaks")
@@ -159,7 +165,7 @@ func TestApplyErrors(t *testing.T) {
 	i.write("appfw-serve@a.socket", mark+"of before\n")
 	i.write("a.service.d", "no directory\n")
 	before = i.files()
-	if change, err = i.Proxy(t.Context(), "a", Proxy{Policy: "/etc/a"}); err != nil {
+	if change, err = i.Proxy(t.Context(), "a", Proxy{Options: Options{Policy: "/etc/a"}}); err != nil {
 		t.Fatal(err)
 	}
 	check("not a directory")
@@ -169,12 +175,12 @@ func TestApplyErrors(t *testing.T) {
 func TestNotTold(t *testing.T) {
 	i := newImage(t)
 	i.failing = errors.New("it is busy")
-	change, err := i.Proxy(t.Context(), "a", Proxy{Policy: "/etc/a"})
+	change, err := i.Proxy(t.Context(), "a", Proxy{Options: Options{Policy: "/etc/a"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	done, err := change.Apply(t.Context())
-	if err != nil || len(done.Wrote) != 3 || !slices.Equal(done.Notes, []string{"it is busy"}) {
+	if err != nil || len(done.Wrote) != 4 || !slices.Equal(done.Notes, []string{"it is busy"}) {
 		t.Errorf("did %v, error %v", done, err)
 	}
 }
@@ -182,49 +188,49 @@ func TestNotTold(t *testing.T) {
 func TestErrors(t *testing.T) {
 	i := newImage(t)
 	ctx := t.Context()
-	secret := filepath.Join(t.TempDir(), "secret.policy")
-	if err := os.WriteFile(secret, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	i.Load = func(policy string) ([]string, error) {
+	i.Load = func(policy string) (Policy, error) {
 		if strings.HasSuffix(policy, "bad") {
-			return nil, errors.New("bad policy")
+			return Policy{}, errors.New("bad policy")
 		}
-		return []string{policy}, nil
+		return Policy{Files: []string{policy}, Admits: func(netip.Addr, uint16) bool { return !strings.HasSuffix(policy, "closed") }}, nil
 	}
-	if _, err := i.Namespace(ctx, "a", Namespace{Policy: "/etc/a", Name: "shared"}); err != nil {
+	if _, err := i.Namespace(ctx, "a", Namespace{Options: Options{Policy: "/etc/a"}, Name: "shared"}); err != nil {
 		t.Fatal(err)
 	}
 	i.write("appfw-netns@theirs.service", mark+"netns other.service --remove\n[Service]\nExecStart=/usr/local/bin/appfw netns theirs --policy /etc/other\n")
 	proxy := func(service string, p Proxy) error { _, err := i.Proxy(ctx, service, p); return err }
 	netns := func(service string, n Namespace) error { _, err := i.Namespace(ctx, service, n); return err }
-	undo := func(service string) error { _, err := i.Undo(service); return err }
+	undo := func(service string) error { _, err := i.Undo(t.Context(), service); return err }
 	for _, c := range []struct {
 		err  error
 		want string
 		is   error // may be nil
 	}{
-		{proxy("../a", Proxy{Policy: "/etc/a"}), `"../a.service" is not the name of a service`, nil},
-		{proxy("a.socket", Proxy{Policy: "/etc/a"}), `"a.socket" is not the name of a service`, nil},
-		{netns("b@", Namespace{Policy: "/etc/a"}), `"b@.service" is not the name of a service`, nil},
-		{netns("nosuch", Namespace{Policy: "/etc/a"}), "there is no unit nosuch.service", nil},
-		{undo("b@x"), "nothing is written for b@x.service: there is no " + i.Directory + "/b@x.service.d/50-appfw.conf", nil},
+		{proxy("../a", Proxy{Options: Options{Policy: "/etc/a"}}), `"../a.service" is not the name of a service`, nil},
+		{proxy("a.socket", Proxy{Options: Options{Policy: "/etc/a"}}), `"a.socket" is not the name of a service`, nil},
+		{netns("appfw-netns@a", Namespace{Options: Options{Policy: "/etc/a"}}), `appfw-netns@a.service is appfw's own`, nil},
+		{netns("nosuch", Namespace{Options: Options{Policy: "/etc/a"}}), "there is no unit nosuch.service", nil},
+		{undo("nosuch"), "there is no unit nosuch.service", nil},
+		{proxy("a", Proxy{Options: Options{Policy: "/etc/a", Keep: []string{"CAP_CHOWN"}}}), "keep CAP_CHOWN: it is nothing that is taken from services; see --dry-run", nil},
+		{proxy("a", Proxy{Options: Options{Policy: "/etc/a", Log: "/var/log/nginx/log"}}), "log /var/log/nginx/log: the proxy runs as a user of its own, who has a directory of that name in /var/log, as /var/log/appfw-backup/log.json", nil},
+		{netns("a", Namespace{Options: Options{Policy: "/etc/a", Log: "log"}}), "log log: units name files by an absolute path", nil},
+		{proxy("a", Proxy{Options: Options{Policy: "/etc/closed"}}), "the policy lets the service itself not come to its proxy (allow-from localhost:1080 would)", nil},
+		{proxy("a", Proxy{Options: Options{Policy: "a.policy"}}), "policy a.policy: units of another machine name it by its path there", nil},
 		{proxy("a", Proxy{}), "which policy is not said", ErrNoPolicy},
 		{netns("a", Namespace{}), "which policy is not said", ErrNoPolicy},
-		{proxy("a", Proxy{Policy: "/etc/bad"}), "bad policy", nil},
-		{proxy("a", Proxy{Policy: secret}), "the proxy runs as a user of its own, who may not read " + secret + " (chmod o+r " + secret + ")", nil},
-		{proxy("a", Proxy{Policy: "/etc/a", Listen: "127.1.1.1"}), "listen 127.1.1.1: it is not ADDRESS:PORT, as 127.100.90.50:1080", nil},
-		{proxy("a", Proxy{Policy: "/etc/a", Listen: "10.0.0.1:1080"}), "listen 10.0.0.1:1080: others than this host could use it", nil},
-		{proxy("a", Proxy{Policy: "/etc/a", Listen: "[::1]:1080"}), "listen [::1]:1080: the service would reach all that listens at this address; give the proxy one of its own, as 127.100.90.50:1080", nil},
-		{netns("a", Namespace{Policy: "/etc/a", Name: ".."}), `".." is no name for a namespace of units`, ErrName},
-		{netns("a", Namespace{Policy: "/etc/a", Name: "theirs"}), i.Directory + "/appfw-netns@theirs.service serves this namespace already, with another policy or other ports", ErrServed},
+		{proxy("a", Proxy{Options: Options{Policy: "/etc/bad"}}), "bad policy", nil},
+		{proxy("a", Proxy{Options: Options{Policy: "/etc/a"}, Listen: "127.1.1.1"}), "listen 127.1.1.1: it is not ADDRESS:PORT, as 127.100.90.50:1080", nil},
+		{proxy("a", Proxy{Options: Options{Policy: "/etc/a"}, Listen: "10.0.0.1:1080"}), "listen 10.0.0.1:1080: others than this host could use it", nil},
+		{proxy("a", Proxy{Options: Options{Policy: "/etc/a"}, Listen: "[::1]:1080"}), "listen [::1]:1080: the service would reach all that listens at this address; give the proxy one of its own, as 127.100.90.50:1080", nil},
+		{netns("a", Namespace{Options: Options{Policy: "/etc/a"}, Name: ".."}), `".." is no name for a namespace of units`, ErrName},
+		{netns("a", Namespace{Options: Options{Policy: "/etc/a"}, Name: "theirs"}), i.Directory + "/appfw-netns@theirs.service serves this namespace already, with another policy or other ports", ErrServed},
 	} {
 		if c.err == nil || c.err.Error() != c.want || c.is != nil && !errors.Is(c.err, c.is) {
 			t.Errorf("error %v, want %s", c.err, c.want)
 		}
 	}
 	i.Program = "appfw"
-	_, err := i.Proxy(ctx, "a", Proxy{Policy: "/etc/a"})
+	_, err := i.Proxy(ctx, "a", Proxy{Options: Options{Policy: "/etc/a"}})
 	if option, ok := errors.AsType[*OptionError](err); !ok || option.Error() != "program appfw: units start programs by an absolute path" {
 		t.Error(err)
 	}
@@ -235,15 +241,15 @@ func TestErrors(t *testing.T) {
 func TestUnseen(t *testing.T) {
 	f := &fake{known: true}
 	c := Config{Program: "/home/me/appfw", FilesDir: filesDir, Systemd: f}
-	change, err := c.Namespace(t.Context(), "appfw-test-nosuch", Namespace{Policy: "/etc/a"})
+	change, err := c.Namespace(t.Context(), "appfw-test-nosuch", Namespace{Options: Options{Policy: "/etc/a"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if want := []string{"units cannot start /home/me/appfw, as they have no /home; shown is /usr/local/bin/appfw, where make install puts it"}; !slices.Equal(change.Notes, want) {
 		t.Errorf("notes are %q", change.Notes)
 	}
-	if want := "\nExecStart=/usr/local/bin/appfw netns appfw-test-nosuch --policy /etc/a\n"; !strings.Contains(change.Write[0].Text, want) {
-		t.Errorf("no %q in %s", want, change.Write[0].Text)
+	if want := "\nExecStart=/usr/local/bin/appfw netns appfw-test-nosuch --policy /etc/a\n"; !strings.Contains(change.Write[1].Text, want) {
+		t.Errorf("no %q in %s", want, change.Write[1].Text)
 	}
 	_, err = change.Apply(t.Context())
 	if unseen, ok := errors.AsType[*UnseenError](err); !ok || unseen.Directory != "/home" {
