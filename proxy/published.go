@@ -140,6 +140,7 @@ type visitor struct {
 	relay.Pushed
 	to     string // the host's address, as a control message has it
 	denied *deniedClients
+	rules  *policy.Policy // of when it came
 }
 
 func (v *visitor) Facts() Facts {
@@ -156,7 +157,7 @@ func (v *visitor) Accept(context.Context) (Endpoint, error) { return Endpoint{Da
 func (v *visitor) Refuse(err error) {
 	v.Forget()
 	if _, ok := errors.AsType[*Denied](err); ok {
-		v.denied.add(v.from.Addr(), v.port.Proxy.Policy())
+		v.denied.add(v.from.Addr(), v.rules)
 	}
 }
 
@@ -202,6 +203,7 @@ func (p *Published) datagrams(ctx context.Context, scope *Scope, admit func(Atte
 		case err != nil: // an ICMP error for one of the clients
 			continue
 		}
+		rules := p.Proxy.Policy()
 		for i := range in.N {
 			data, _ := in.Datagram(i)
 			origin := in.Origin(i)
@@ -211,8 +213,8 @@ func (p *Published) datagrams(ctx context.Context, scope *Scope, admit func(Atte
 			case known:
 				v.Push(data)
 				touched[v] = struct{}{}
-			case !denied.has(from.Addr(), p.Proxy.Policy()):
-				v = &visitor{visit: visit{p, scope, from}, to: string(origin.Control), denied: denied}
+			case !denied.has(from.Addr(), rules):
+				v = &visitor{visit: visit{p, scope, from}, to: string(origin.Control), denied: denied, rules: rules}
 				v.Push(data)
 				admit(v)
 			}

@@ -283,6 +283,22 @@ func TestDeniedClients(t *testing.T) {
 	}
 }
 
+// Who was denied is not by rules that hold since: his next datagram is judged anew.
+func TestDeniedBefore(t *testing.T) {
+	w := newWorld(t, "deny-from any")
+	v := &visitor{
+		visit: visit{port: &Published{Proxy: w.Proxy}, from: addrPort("192.0.2.1:9")}, denied: new(deniedClients), rules: w.rules.Load(),
+	}
+	w.rules.Store(compile(t, "allow-from any"))
+	v.Refuse(&Denied{})
+	if v.denied.has(v.from.Addr(), w.rules.Load()) {
+		t.Error("the new rules deny him")
+	}
+	if !v.denied.has(v.from.Addr(), v.rules) {
+		t.Error("it is forgotten")
+	}
+}
+
 // AdmitsClient judges who comes to a port that appfw listens at, and says whom it
 // does not let in.
 func TestAdmitsClient(t *testing.T) {

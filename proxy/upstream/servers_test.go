@@ -41,9 +41,9 @@ func script(answers ...string) func(net.Conn) {
 	}
 }
 
-// reply is the answer to a request of SOCKS5, with an IPv4 address.
+// reply is the answer to a request of SOCKS5, with an address of the loopback.
 func reply(code byte) string {
-	return "\x05" + string([]byte{code}) + "\x00\x01\x01\x02\x03\x04\x00\x50"
+	return "\x05" + string([]byte{code}) + "\x00\x01\x7f\x00\x00\x01\x00\x50"
 }
 
 // socksServer is a SOCKS5 proxy. dial says where a host and port lead to.
