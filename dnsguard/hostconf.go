@@ -137,3 +137,13 @@ func readResolvConfAt(path string) (ResolvConf, os.FileInfo, error) {
 	c, err := ReadResolvConf(io.LimitReader(f, maxConf))
 	return c, info, err
 }
+
+// Search are the domains of the search list (resolv.conf(5)).
+func (c ResolvConf) Search() (domains []string) {
+	for _, line := range c.Lines {
+		if fields := strings.Fields(line); fields[0] != "options" {
+			domains = fields[1:]
+		}
+	}
+	return domains
+}

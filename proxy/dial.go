@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,13 +14,6 @@ import (
 	"appfw/policy"
 	"appfw/proxy/relay"
 	"appfw/proxy/upstream"
-)
-
-const (
-	// keepAlive finds destinations that are gone without a word. The app is on
-	// this host: its kernel says when it goes.
-	keepAlive  = 60 * time.Second
-	keepAlives = 4
 )
 
 // dial connects to where the flow goes, the way that was decided.
@@ -84,11 +76,10 @@ func (f *Flow) dialName(ctx context.Context, name policy.Name) (relay.Stream, er
 
 // dialTCP connects to an address from the host.
 func dialTCP(ctx context.Context, dst netip.AddrPort) (relay.Stream, error) {
-	conn, err := tcp.Dial(ctx, dst)
+	conn, err := tcp.DialFar(ctx, dst)
 	if err != nil {
 		return nil, err
 	}
-	conn.KeepAlive(keepAlive, keepAlives)
 	return conn, nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"sync"
 
 	"appfw/netns"
 	"appfw/netns/mmsg"
@@ -29,6 +28,13 @@ type Published struct {
 // means something there, and on the app's own loopback by the host's.
 type Inward struct{ Veth, Loopback Sockets }
 
+func (in Inward) by(w netns.WayIn) Sockets {
+	if w.Loopback {
+		return in.Loopback
+	}
+	return in.Veth
+}
+
 // Run implements [Intake].
 func (p *Published) Run(ctx context.Context, admit func(Attempt)) error {
 	scope := p.Proxy.NewScope()
@@ -44,33 +50,6 @@ func (p *Published) Run(ctx context.Context, admit func(Attempt)) error {
 		admit(&client{visit: visit{port: p, scope: scope, from: relay.AddrPort(conn.RemoteAddr())}, conn: conn.(relay.Stream)})
 	})
 	return nil
-}
-
-// inwardWay is how a client comes to a port of the app's: in which namespace, and from
-// where to where.
-type inwardWay struct {
-	by       Sockets
-	from, to netip.AddrPort
-}
-
-// ways are those of a client, in the order in which to try them.
-func (in Inward) ways(client netip.AddrPort, port uint16) []inwardWay {
-	local := func(a netip.Addr) inwardWay {
-		return inwardWay{in.Loopback, netip.AddrPortFrom(a, 0), netip.AddrPortFrom(a, port)}
-	}
-	v4, v6 := local(netip.AddrFrom4([4]byte{127, 0, 0, 1})), local(netip.IPv6Loopback())
-	switch a := client.Addr(); {
-	case a.IsLoopback() && a.Is4():
-		return []inwardWay{v4, v6}
-	case a.IsLoopback(): // many programs listen to IPv4 alone
-		return []inwardWay{v6, v4}
-	case a.Is4():
-		return []inwardWay{{in.Veth, client, netip.AddrPortFrom(netns.App4, port)}}
-	case a.IsLinkLocalUnicast(): // means nothing on another link
-		return []inwardWay{{in.Veth, netip.AddrPortFrom(netns.Gateway6, 0), netip.AddrPortFrom(netns.App6, port)}}
-	default:
-		return []inwardWay{{in.Veth, client, netip.AddrPortFrom(netns.App6, port)}}
-	}
 }
 
 // visit is who comes to a published port.
@@ -120,8 +99,8 @@ func (c *client) DialTCP(ctx context.Context) (relay.Stream, error) {
 	}
 	defer func() { <-waiting }()
 	var err error
-	for _, w := range c.port.To.ways(c.from, c.port.Port) {
-		conn, failed := w.by.DialTCP(ctx, w.from, w.to)
+	for _, w := range netns.WaysIn(c.from, c.port.Port) {
+		conn, failed := c.port.To.by(w).DialTCP(ctx, w.From, w.To)
 		if failed == nil {
 			return conn, nil
 		}
@@ -139,7 +118,7 @@ type visitor struct {
 	visit
 	relay.Pushed
 	to     string // the host's address, as a control message has it
-	denied *deniedClients
+	denied *decide.Denials
 	rules  *policy.Policy // of when it came
 }
 
@@ -157,7 +136,7 @@ func (v *visitor) Accept(context.Context) (Endpoint, error) { return Endpoint{Da
 func (v *visitor) Refuse(err error) {
 	v.Forget()
 	if _, ok := errors.AsType[*Denied](err); ok {
-		v.denied.add(v.from.Addr(), v.rules)
+		v.denied.Add(v.from.Addr(), v.rules)
 	}
 }
 
@@ -166,8 +145,8 @@ func (v *visitor) DialTCP(context.Context) (relay.Stream, error) { return nil, e
 
 // DialUDP implements [Inwards].
 func (v *visitor) DialUDP() (*net.UDPConn, error) {
-	w := v.port.To.ways(v.from, v.port.Port)[0]
-	return w.by.DialUDP(w.to, w.from)
+	w := netns.WaysIn(v.from, v.port.Port)[0]
+	return v.port.To.by(w).DialUDP(w.To, w.From)
 }
 
 // Deliver implements [relay.Sink].
@@ -191,7 +170,7 @@ func (p *Published) datagrams(ctx context.Context, scope *Scope, admit func(Atte
 	if err != nil {
 		return err
 	}
-	denied := new(deniedClients)
+	denied := new(decide.Denials)
 	touched := make(map[*visitor]struct{})
 	for {
 		err := in.Receive()
@@ -213,7 +192,7 @@ func (p *Published) datagrams(ctx context.Context, scope *Scope, admit func(Atte
 			case known:
 				v.Push(data)
 				touched[v] = struct{}{}
-			case !denied.has(from.Addr(), rules):
+			case !denied.Has(from.Addr(), rules):
 				v = &visitor{visit: visit{p, scope, from}, to: string(origin.Control), denied: denied, rules: rules}
 				v.Push(data)
 				admit(v)
@@ -225,30 +204,4 @@ func (p *Published) datagrams(ctx context.Context, scope *Scope, admit func(Atte
 		clear(touched)
 		in.Release()
 	}
-}
-
-// deniedClients are those whose datagrams were denied by some rules, and that was said.
-type deniedClients struct {
-	mu    sync.Mutex
-	addrs map[netip.Addr]struct{}
-	rules *policy.Policy
-}
-
-// maxDeniedClients bounds those that are remembered.
-const maxDeniedClients = 1024
-
-func (d *deniedClients) add(a netip.Addr, rules *policy.Policy) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.rules != rules || len(d.addrs) >= maxDeniedClients {
-		d.rules, d.addrs = rules, make(map[netip.Addr]struct{})
-	}
-	d.addrs[a] = struct{}{}
-}
-
-func (d *deniedClients) has(a netip.Addr, rules *policy.Policy) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	_, ok := d.addrs[a]
-	return ok && d.rules == rules
 }

@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"sync"
@@ -14,6 +13,7 @@ import (
 	"appfw/netns"
 	"appfw/policy"
 	"appfw/proxy/conntest"
+	"appfw/proxy/decide"
 )
 
 // published is a port of the host's that leads to the app's port 8080.
@@ -233,29 +233,6 @@ func TestPublishedUDP(t *testing.T) {
 	})
 }
 
-// By which way a client comes to the app.
-func TestInwardWays(t *testing.T) {
-	veth, loopback := newFakeGate(t), newFakeGate(t)
-	in := Inward{Veth: veth, Loopback: loopback}
-	v4, v6 := inwardWay{loopback, addrPort("127.0.0.1:0"), addrPort("127.0.0.1:80")}, inwardWay{loopback, addrPort("[::1]:0"), addrPort("[::1]:80")}
-	app4, app6 := netip.AddrPortFrom(netns.App4, 80), netip.AddrPortFrom(netns.App6, 80)
-	for client, want := range map[string][]inwardWay{
-		"127.0.0.1:9":       {v4, v6},
-		"127.0.0.9:9":       {v4, v6},
-		"[::1]:9":           {v6, v4},
-		"192.0.2.1:9":       {{veth, addrPort("192.0.2.1:9"), app4}},
-		"[2001:db8::1]:9":   {{veth, addrPort("[2001:db8::1]:9"), app6}},
-		"[fe80::1%lo]:9":    {{veth, netip.AddrPortFrom(netns.Gateway6, 0), app6}},
-		"[fd00::1]:9":       {{veth, addrPort("[fd00::1]:9"), app6}},
-		"169.254.1.1:9":     {{veth, addrPort("169.254.1.1:9"), app4}},
-		"255.255.255.255:9": {{veth, addrPort("255.255.255.255:9"), app4}},
-	} {
-		if got := in.ways(addrPort(client), 80); fmt.Sprint(got) != fmt.Sprint(want) {
-			t.Errorf("%s: %v, not %v", client, got, want)
-		}
-	}
-}
-
 // What clients of published ports are not for.
 func TestVisitsAreOfOneProtocol(t *testing.T) {
 	if _, err := new(client).DialUDP(); !errors.Is(err, errors.ErrUnsupported) {
@@ -266,35 +243,18 @@ func TestVisitsAreOfOneProtocol(t *testing.T) {
 	}
 }
 
-// The clients whose denial is remembered are bounded, and of the rules of now.
-func TestDeniedClients(t *testing.T) {
-	one, other := compile(t, "deny-from any"), compile(t, "deny-from any")
-	d := new(deniedClients)
-	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}) }
-	for i := range maxDeniedClients + 1 {
-		d.add(addr(i), one)
-	}
-	if n := len(d.addrs); n != 1 {
-		t.Errorf("%d are remembered", n)
-	}
-	last := addr(maxDeniedClients)
-	if !d.has(last, one) || d.has(last, other) || d.has(addr(0), one) {
-		t.Error("others are remembered")
-	}
-}
-
 // Who was denied is not by rules that hold since: his next datagram is judged anew.
 func TestDeniedBefore(t *testing.T) {
 	w := newWorld(t, "deny-from any")
 	v := &visitor{
-		visit: visit{port: &Published{Proxy: w.Proxy}, from: addrPort("192.0.2.1:9")}, denied: new(deniedClients), rules: w.rules.Load(),
+		visit: visit{port: &Published{Proxy: w.Proxy}, from: addrPort("192.0.2.1:9")}, denied: new(decide.Denials), rules: w.rules.Load(),
 	}
 	w.rules.Store(compile(t, "allow-from any"))
 	v.Refuse(&Denied{})
-	if v.denied.has(v.from.Addr(), w.rules.Load()) {
+	if v.denied.Has(v.from.Addr(), w.rules.Load()) {
 		t.Error("the new rules deny him")
 	}
-	if !v.denied.has(v.from.Addr(), v.rules) {
+	if !v.denied.Has(v.from.Addr(), v.rules) {
 		t.Error("it is forgotten")
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"strings"
 	"time"
 
 	sdjournal "github.com/coreos/go-systemd/v22/journal"
@@ -63,7 +62,7 @@ func (o outputFlags) open(open func(name string) (*os.File, error)) (*os.File, e
 // journal starts the journal of a run.
 func (o outputFlags) journal(log *os.File, host hostConfig) *journal.Journal {
 	outliveReaders()
-	return journal.New(journal.Config{Log: log, Stderr: os.Stderr, Quiet: o.quiet, Search: host.search(), Explain: explain})
+	return journal.New(journal.Config{Log: log, Stderr: os.Stderr, Quiet: o.quiet, Search: host.resolv.Search(), Explain: explain})
 }
 
 // startService reads the host's configuration, and starts a journal that speaks with
@@ -76,7 +75,7 @@ func (o outputFlags) startService() (host hostConfig, j *journal.Journal, err er
 	if err != nil {
 		return host, nil, err
 	}
-	c := journal.Config{Log: log, Stderr: os.Stderr, Quiet: o.quiet, Search: host.search(), Explain: explain, Notify: units.Notify}
+	c := journal.Config{Log: log, Stderr: os.Stderr, Quiet: o.quiet, Search: host.resolv.Search(), Explain: explain, Notify: units.Notify}
 	if log != nil && log != os.Stderr {
 		c.Path = o.log
 	}
@@ -91,14 +90,4 @@ func closeService(j *journal.Journal, err *error) {
 	if j.Close() != nil && *err == nil {
 		*err = &exitError{code: exitFailed} // it has been said
 	}
-}
-
-// search are the domains of the host's search list (resolv.conf(5)).
-func (h hostConfig) search() (domains []string) {
-	for _, line := range h.resolv.Lines {
-		if fields := strings.Fields(line); fields[0] != "options" {
-			domains = fields[1:]
-		}
-	}
-	return domains
 }

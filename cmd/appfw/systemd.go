@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"net/netip"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -185,7 +184,7 @@ func (f *unitFlags) run(c *cobra.Command, unit string, behind func(context.Conte
 	for _, n := range done.Notes {
 		fmt.Fprintln(notes, "appfw: "+printable(n))
 	}
-	restart := "systemctl restart " + shellWords(done.Restart)
+	restart := "systemctl restart " + units.ShellWords(done.Restart)
 	switch {
 	case err != nil || len(done.Restart) == 0:
 	case len(done.Wrote) > 0:
@@ -194,18 +193,6 @@ func (f *unitFlags) run(c *cobra.Command, unit string, behind func(context.Conte
 		fmt.Fprintf(out, "%s runs as it was started, behind an appfw that has ended: %s\n", change.Service, restart)
 	}
 	return inFlags(err)
-}
-
-// shellWords are names of units as a shell takes them.
-func shellWords(units []string) string {
-	var words []string
-	for _, u := range units {
-		if strings.ContainsAny(u, `*\\`) {
-			u = "'" + u + "'"
-		}
-		words = append(words, u)
-	}
-	return strings.Join(words, " ")
 }
 
 // forgetNamed deletes a namespace with what was written for it, if it is there.

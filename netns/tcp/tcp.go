@@ -120,6 +120,21 @@ func Start(to netip.AddrPort) (c *Conn, done bool, err error) {
 	return Begin(fd, to)
 }
 
+// keepAlive finds destinations that are gone without a word.
+const (
+	keepAlive  = 60 * time.Second
+	keepAlives = 4
+)
+
+// DialFar is Dial for other hosts: it finds out when they are gone.
+func DialFar(ctx context.Context, to netip.AddrPort) (*Conn, error) {
+	c, err := Dial(ctx, to)
+	if err == nil {
+		c.KeepAlive(keepAlive, keepAlives)
+	}
+	return c, err
+}
+
 // Dial connects to an address.
 func Dial(ctx context.Context, to netip.AddrPort) (*Conn, error) {
 	c, done, err := Start(to)

@@ -258,3 +258,15 @@ func (b *behind) suits() error {
 	}
 	return nil
 }
+
+// ShellWords are names of units as a shell takes them.
+func ShellWords(names []string) string {
+	var words []string
+	for _, u := range names {
+		if strings.ContainsAny(u, `*\\`) {
+			u = "'" + u + "'"
+		}
+		words = append(words, u)
+	}
+	return strings.Join(words, " ")
+}

@@ -1,4 +1,4 @@
-// Package decide says what is decided on a flow, by facts alone: it asks nobody, keeps
+// Package decide says what is decided on a flow, by facts alone: [Flow] asks nobody, keeps
 // nothing and changes nothing. Package proxy finds out the facts. What they are may be
 // found out on the way: a verdict says what it lacks ([Decision].AsksRoute).
 //

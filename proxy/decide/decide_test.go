@@ -132,3 +132,17 @@ func TestShown(t *testing.T) {
 		}
 	}
 }
+
+// The clients whose denial is remembered are bounded, and of the rules of now.
+func TestDenials(t *testing.T) {
+	one, other := compile("deny-from any"), compile("deny-from any")
+	d := new(decide.Denials)
+	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}) }
+	for i := range 1024 + 1 {
+		d.Add(addr(i), one)
+	}
+	last := addr(1024)
+	if !d.Has(last, one) || d.Has(last, other) || d.Has(addr(0), one) {
+		t.Error("others are remembered")
+	}
+}
