@@ -64,7 +64,7 @@ type Routes interface {
 type Proxy struct {
 	Config
 
-	mu     sync.Mutex // before that of a flow is never taken: see CONTRIBUTING.md
+	mu     sync.Mutex // never held together with that of a flow: see CONTRIBUTING.md
 	flows  map[*Flow]struct{}
 	last   uint64        // ID of a flow
 	inward chan struct{} // one for each client that the app has not accepted
