@@ -242,6 +242,8 @@ func (f *Flow) again(changed bool) policy.Verdict {
 	return v
 }
 
+var anotherWay = policy.Denial("the policy has changed, and it would go out another way now")
+
 // decideBy decides by other rules on all that is known of the flow. f.mu is held.
 func (f *Flow) decideBy(rules *policy.Policy) policy.Verdict {
 	p, facts := f.proxy, f.facts.Facts
@@ -252,13 +254,16 @@ func (f *Flow) decideBy(rules *policy.Policy) policy.Verdict {
 		return v
 	}
 	if p.chain(v.Via) != f.way.chain {
-		return policy.Denial("the policy has changed, and it would go out another way now")
+		return anotherWay
 	}
 	if f.real != nil {
 		real := facts
 		real.Dst, real.Pin, real.Name, real.Stands = f.real.dst, &f.real.pin, "", false
-		if d := p.judgeReal(rules, &real, p.Routes.Kind); !d.Verdict.Allowed() {
-			return d.Verdict
+		switch v := p.judgeReal(rules, &real, p.Routes.Kind).Verdict; {
+		case !v.Allowed():
+			return v
+		case v.Via != policy.Direct:
+			return anotherWay
 		}
 	}
 	if v.Needs == policy.NeedsNothing {

@@ -201,8 +201,10 @@ func (l laws) broken(w *world, f *Flow) string {
 		if by = l.names[name[1]-'1']; by == mixed {
 			by = directly
 		}
-		if f.real != nil && l.addrs[f.real.dst.Addr().As4()[3]-1] == closedTo {
-			by = closedTo
+		if f.real != nil { // directly is how it went, and then the address has to be open so
+			if real := l.addrs[f.real.dst.Addr().As4()[3]-1]; real != directly {
+				by = real
+			}
 		}
 	}
 	switch {
