@@ -40,14 +40,14 @@ func TestUnits(t *testing.T) {
 	untouched := []string{"a.service", "a.service.d/mine.conf", "b@.service"}
 
 	out := w.ok(systemd("proxy", "a", "--policy", policy, "--dry-run", "--listen", "127.100.90.50:1080"))
-	wants(t, out, "# "+dir+"/a.service.d/50-appfw.conf\n", "IPAddressDeny=any\nIPAddressAllow=127.100.90.50\n", "InaccessiblePaths=-/run/systemd/resolve ",
+	wants(t, out, "# "+dir+"/a.service.d/zz-appfw.conf\n", "IPAddressDeny=any\nIPAddressAllow=127.100.90.50\n", "InaccessiblePaths=-+/run/dbus ",
 		"ListenStream=127.100.90.50:1080\n",
 		"Environment=ALL_PROXY=socks5h://127.100.90.50:1080 all_proxy=", "ExecStart="+installed+" serve --policy "+policy+"\n")
 	same(untouched...)
 
 	w.ok(systemd("proxy", "a", "--policy", policy))
 	w.ok(systemd("proxy", "a.service", "--policy", policy)) // again
-	same("a.service", "a.service.d/50-appfw.conf", "a.service.d/mine.conf", "appfw-serve@a.service", "appfw-serve@a.socket", "b@.service")
+	same("a.service", "a.service.d/mine.conf", "a.service.d/zz-appfw.conf", "appfw-check@.service", "appfw-serve@a.service", "appfw-serve@a.socket", "b@.service")
 	wants(t, w.ok(systemd("proxy", "a", "--remove", "--dry-run")), "would remove "+dir+"/appfw-serve@a.socket\n")
 	w.ok(systemd("proxy", "a", "--remove"))
 	same(untouched...)
@@ -62,32 +62,40 @@ func TestUnits(t *testing.T) {
 		t.Error("who joins changes how it is served")
 	}
 	w.ok(systemd("netns", "a", "--remove"))
-	same("a.service", "a.service.d/mine.conf", "appfw-netns@shared.service", "appfw-netns@shared.target", "b@.service", "b@x.service.d/50-appfw.conf")
+	same("a.service", "a.service.d/mine.conf", "appfw-check@.service", "appfw-netns@shared.service", "appfw-netns@shared.target", "b@.service", "b@x.service.d/zz-appfw.conf")
 	w.ok(systemd("netns", "b@x", "--remove"))
 	same(untouched...)
 
 	// From one way to the other, nothing of the first is left.
 	w.ok(systemd("proxy", "a", "--policy", policy))
 	wants(t, w.ok(systemd("netns", "a", "--policy", policy)), "removed "+dir+"/appfw-serve@a.socket\n")
-	same("a.service", "a.service.d/50-appfw.conf", "a.service.d/mine.conf", "appfw-netns@a.service", "appfw-netns@a.target", "b@.service")
+	same("a.service", "a.service.d/mine.conf", "a.service.d/zz-appfw.conf", "appfw-check@.service", "appfw-netns@a.service", "appfw-netns@a.target", "b@.service")
 	w.ok(systemd("netns", "a", "--remove"))
 	same(untouched...)
 
-	theirs := w.write("units/a.service.d/50-appfw.conf", "# theirs\n")
-	taken := append(slices.Clone(untouched[:1]), "a.service.d/50-appfw.conf", "a.service.d/mine.conf", "b@.service")
-	secret := w.secret("secret.policy", "allow example.com\n")
+	// What a former version wrote, by a name that others sort behind, goes.
+	former := filepath.Join(dir, "a.service.d/50-appfw.conf")
+	for _, args := range [][]string{{"proxy", "a", "--policy", policy}, {"proxy", "a", "--remove"}} {
+		w.ok(systemd("proxy", "a", "--policy", policy))
+		if err := os.Rename(filepath.Join(dir, "a.service.d/zz-appfw.conf"), former); err != nil {
+			t.Fatal(err)
+		}
+		wants(t, w.ok(systemd(args...)), "removed "+former+"\n")
+	}
+	same(untouched...)
+	wants(t, w.ok(systemd("proxy", "a", "--remove")), "nothing is written for a.service\n")
+
+	theirs := w.write("units/a.service.d/zz-appfw.conf", "# theirs\n")
+	taken := []string{"a.service", "a.service.d/mine.conf", "a.service.d/zz-appfw.conf", "b@.service"}
 	bad := w.write("bad.policy", "alow example.com\n")
 	for want, args := range map[string][]string{
 		theirs + " is there, and not written by appfw; it is left as it is":                 {"proxy", "a", "--policy", policy},
 		theirs + " is not written by appfw; it is left as it is":                            {"netns", "a", "--remove"},
 		"there is no unit nosuch.service":                                                   {"netns", "nosuch", "--policy", policy},
 		`"../a.service" is not the name of a service`:                                       {"netns", "../a", "--policy", policy},
-		`"b@.service" is not the name of a service`:                                         {"netns", "b@", "--policy", policy},
 		`"a.socket" is not the name of a service`:                                           {"proxy", "a.socket", "--policy", policy},
 		"which policy is not said (--policy FILE)":                                          {"proxy", "a"},
 		bad + `:1:1: "alow": unknown word (did you mean allow?)`:                            {"proxy", "a", "--policy", bad},
-		"nothing is written for b@x.service: there is no ":                                  {"proxy", "b@x", "--remove"},
-		"the proxy runs as a user of its own, who may not read " + secret:                   {"proxy", "b@x", "--policy", secret},
 		"--listen 10.0.0.1:1080: others than this host could use it":                        {"proxy", "b@x", "--policy", policy, "--listen", "10.0.0.1:1080"},
 		`"a/b" is no name for a namespace of units (--name)`:                                {"netns", "b@x", "--policy", policy, "--name", "a/b"},
 		"--program appfw: units start programs by an absolute path":                         {"proxy", "b@x", "--policy", policy, "--program", "appfw"},
