@@ -51,7 +51,7 @@ func (e *DirError) Unwrap() error { return e.Err }
 // [*DirError], nothing was run.
 func (ns *Namespace) Start(c Command) (pid int, err error) {
 	done := make(chan struct{})
-	onThread(func() {
+	OnThread(func() {
 		defer close(done)
 		pid, err = c.start(ns)
 	})

@@ -62,17 +62,17 @@ func New() (*Namespace, error) {
 func start(enter func() error) (*Namespace, error) {
 	ns := &Namespace{calls: make(chan call), quit: make(chan struct{}), gone: make(chan struct{})}
 	ready := make(chan error)
-	onThread(func() { ns.serve(enter, ready) })
+	OnThread(func() { ns.serve(enter, ready) })
 	if err := <-ready; err != nil {
 		return nil, err
 	}
 	return ns, nil
 }
 
-// onThread runs fn on a thread of its own, which ends with it: fn may change
+// OnThread runs fn on a thread of its own, which ends with it: fn may change
 // the thread's namespaces and credentials. It is never the main thread, which
 // cannot end and which /proc/self speaks of.
-func onThread(fn func()) {
+func OnThread(fn func()) {
 	go func() {
 		runtime.LockOSThread() // without unlocking, the thread ends with the goroutine
 		if unix.Gettid() != unix.Getpid() {
@@ -80,7 +80,7 @@ func onThread(fn func()) {
 			return
 		}
 		started := make(chan struct{})
-		onThread(func() {
+		OnThread(func() {
 			close(started) // on another thread, as this one is taken
 			fn()
 		})

@@ -13,11 +13,11 @@ import (
 
 // capabilities are what the process in the user namespace holds there: to make
 // namespaces and to mount, to configure networks, to send whole packets, to
-// bind port 53, to take everything from the app, and to read a policy that root
-// alone may read.
+// bind port 53, to take everything from the app, to read a policy that root alone
+// may read, and to enter the app's mount namespace (setns(2) asks for CAP_SYS_CHROOT).
 var capabilities = []uintptr{
 	unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE,
-	unix.CAP_SETPCAP, unix.CAP_DAC_READ_SEARCH,
+	unix.CAP_SETPCAP, unix.CAP_DAC_READ_SEARCH, unix.CAP_SYS_CHROOT,
 }
 
 // User is who a process runs as.

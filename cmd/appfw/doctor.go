@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"appfw/netns"
+	"appfw/netns/view"
 )
 
 // probeCommand is doctor within its user namespace.
@@ -117,6 +119,12 @@ func probe(ctx context.Context, w io.Writer) error {
 	if say(w, "a connection is held, judged and refused", netns.Refusal(ctx, app, gate), "") != nil {
 		return failed
 	}
+	switch err := view.Distinguishable(); {
+	case errors.Is(err, unix.ENOENT):
+		fmt.Fprintln(w, "note  Unix sockets: this kernel does not tell whose they are (CONFIG_UNIX_DIAG): those of the host that appear during a run are reached; sudo modprobe unix_diag")
+	case err != nil:
+		fmt.Fprintln(w, "note  Unix sockets: whether those of the host that appear during a run can be covered is not to be told: "+printable(err.Error()))
+	}
 	if err := netns.MayPing(); err != nil {
 		fmt.Fprintln(w, "note  ping: this host lets users send none; let it: sudo sysctl net.ipv4.ping_group_range='0 2147483647'")
 	}
@@ -126,7 +134,7 @@ func probe(ctx context.Context, w io.Writer) error {
 // startTrue runs true(1), confined.
 func startTrue(app *netns.Namespace, host hostConfig) error {
 	pid, err := app.Start(netns.Command{
-		Args: []string{"true"}, Dir: "/", View: host.view(nil),
+		Args: []string{"true"}, Dir: "/", View: host.watch("/", nil),
 		Files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
 	})
 	if err != nil {

@@ -60,6 +60,11 @@ func serveApp(flags runFlags, args []string, process *supervise.Gateway) error {
 	if err != nil {
 		return err
 	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return fmt.Errorf("find the working directory: %w", err)
+	}
+	guard := host.watch(dir, flags.share)
 	log, err := flags.output.open(func(name string) (*os.File, error) { return process.File(supervise.Log, name), nil })
 	if err != nil {
 		return err
@@ -67,10 +72,6 @@ func serveApp(flags runFlags, args []string, process *supervise.Gateway) error {
 	report := flags.output.journal(log, host)
 	defer report.Close() // the exit code is the app's
 	var app *netns.Namespace
-	dir, err := os.Getwd()
-	if err != nil {
-		return fmt.Errorf("find the working directory: %w", err)
-	}
 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -93,12 +94,13 @@ func serveApp(flags runFlags, args []string, process *supervise.Gateway) error {
 	app = g.App
 	p := rules.Proxy
 
+	guard.Show(rules.Current().Policy.Settings().Shown)
 	serving, failed := g.Serve(ctx, p, ports, explain)
 	program, err := process.Start(func() (pid int, err error) {
 		return g.App.Start(netns.Command{
 			Args: args, Env: appEnv(flags.proxyEnv), Dir: dir,
 			Files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
-			View:  host.view(rules.Current().Policy.Settings().Shown),
+			View:  guard,
 		})
 	})
 	if err != nil {
@@ -118,6 +120,7 @@ func serveApp(flags runFlags, args []string, process *supervise.Gateway) error {
 	// idle threads, which spin for work, take time from the app itself.
 	runtime.GOMAXPROCS(max(1, runtime.GOMAXPROCS(0)/2))
 	serving.Go(func() { rules.Watch(ctx, process.Reload) })
+	serving.Go(func() { guard.Run(ctx, g.App, sharing(report, flags.output.quiet)) })
 	status, err := program.Wait()
 	g.Drain(p)
 	cancel()

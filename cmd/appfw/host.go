@@ -60,8 +60,13 @@ func (h hostConfig) rules() inforce.Host {
 	}}
 }
 
-// view is what an app sees of the host, and of hidden sockets those that are shown.
-func (h *hostConfig) view(shown []string) view.View { return view.Of(h.forView(), shown) }
+// watch begins to look for what an app that starts in a directory is not to see of the
+// host; what is shared it is.
+func (h *hostConfig) watch(dir string, shared []string) *view.Guard {
+	v := h.forView()
+	v.Dir, v.Share = dir, shared
+	return view.Watch(v)
+}
 
 // forView is the configuration as package view takes it.
 func (h *hostConfig) forView() view.Host {

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/spf13/cobra"
 
 	"appfw/netns"
 	"appfw/netns/supervise"
+	"appfw/netns/view"
 	"appfw/proxy/journal"
 	"appfw/proxy/publish"
 )
@@ -18,7 +20,9 @@ import (
 const runExamples = `  appfw proxy-run --allow example.com -- curl https://example.com
   appfw run --allow '*.debian.org:80' --allow localhost:5432 -- make test
   appfw run --policy build.policy --log build.json -- npm ci
-  appfw run --deny any/udp --deny @blocklist.txt -- ./game
+  appfw run --share display,sound --deny private --deny @blocklist.txt -- ./game
+  appfw run --share display,sound --allow .example.com -- firefox --no-remote
+  appfw run --share ssh-agent --allow github.com:22 -- git fetch
   sudo appfw run --user nobody --allow 10.0.0.0/24 -- nc 10.0.0.7 80`
 
 func newRun() *cobra.Command {
@@ -54,6 +58,7 @@ type runFlags struct {
 	// proxyEnv has the program told of the explicit proxy.
 	proxyEnv bool
 	publish  []string
+	share    []string
 }
 
 func (f *runFlags) register(c *cobra.Command) {
@@ -63,6 +68,7 @@ func (f *runFlags) register(c *cobra.Command) {
 	c.Flags().BoolVarP(&f.output.quiet, "quiet", "q", false, "print no line for denied destinations")
 	c.Flags().StringArrayVar(&f.publish, "publish", nil, "let clients of the host's `PORT` come to CMD: [ADDR:]HOSTPORT:PORT[/udp] (or fd:NAME:PORT, a socket that is passed); without ADDR, this host's alone")
 	c.Flags().BoolVar(&f.proxyEnv, "proxy-env", false, "set ALL_PROXY, HTTP_PROXY, HTTPS_PROXY and NO_PROXY for CMD, to appfw's own proxy")
+	c.Flags().StringSliceVar(&f.share, "share", nil, "show CMD `WHAT` of the desktop, as a comma-separated list: "+strings.Join(view.Share, ", "))
 	c.Flags().StringVar(&f.user, "user", "", "as root: run CMD as `USER`, a name or uid (without it: who called sudo)")
 }
 
@@ -79,6 +85,9 @@ func needCommand(_ *cobra.Command, args []string) error {
 func run(flags runFlags, args []string) error {
 	ports, err := publish.Parse(flags.publish)
 	if err != nil {
+		return err
+	}
+	if err := mayShare(flags.share); err != nil {
 		return err
 	}
 	listening := activation.Files(true)

@@ -18,7 +18,7 @@ func Example() {
 		Env:      []string{"HOME=/home/me"},
 	}, nil)
 	fmt.Printf("%s%s", v.Files["/etc/resolv.conf"], v.Files["/etc/hosts"])
-	// v is what netns.Command has for a View.
+	// A Guard, which Watch returns, is such a view while the program runs.
 
 	// Output:
 	// # appfw answers here, for the names that its policy allows.

@@ -18,76 +18,128 @@ import (
 // still show; nothing goes back. The working directory is the host's until the thread
 // enters it anew.
 func (v View) Mount() error {
+	_, err := v.mount(nil)
+	return err
+}
+
+// mount is Mount, with the socket files that were found.
+func (v View) mount(found []socketFile) (*mounter, error) {
 	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
-		return fmt.Errorf("unshare mount namespace: %w", err)
+		return nil, fmt.Errorf("unshare mount namespace: %w", err)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
+		return nil, fmt.Errorf("make mounts private: %w", err)
 	}
-	m := mounter{view: v}
+	m := &mounter{view: v, own: map[uint64]bool{}}
+	if err := m.coverRemote(v.UID, v.Keep); err != nil {
+		return nil, err
+	}
 	if err := m.open(); err != nil {
-		return err
+		return nil, err
 	}
 	for _, dir := range v.Private {
 		if err := m.private(dir); err != nil {
-			return fmt.Errorf("private %s: %w", dir, err)
+			return nil, fmt.Errorf("private %s: %w", dir, err)
 		}
 	}
-	for _, path := range v.Hidden {
+	for _, path := range slices.Concat(v.Hidden, socketDirs(found, slices.Concat(v.Shown, m.atWord()))) {
 		if err := m.hide(path); err != nil {
-			return fmt.Errorf("hide %s: %w", path, err)
+			return nil, fmt.Errorf("hide %s: %w", path, err)
+		}
+	}
+	for _, path := range v.Devices {
+		if err := m.block(path); err != nil {
+			return nil, fmt.Errorf("close %s: %w", path, err)
 		}
 	}
 	for path, content := range v.Files {
 		if err := m.replace(path, content); err != nil {
-			return fmt.Errorf("replace %s: %w", path, err)
+			return nil, fmt.Errorf("replace %s: %w", path, err)
 		}
+	}
+	for _, s := range v.desktop {
+		if err := m.word(s); err != nil {
+			return nil, fmt.Errorf("%s: %s: %w", s.word, s.at, err)
+		}
+	}
+	if err := m.coverSockets(found); err != nil {
+		return nil, err
 	}
 	for _, dir := range v.ReadOnly {
 		if err := m.readOnly(dir); err != nil {
-			return fmt.Errorf("make %s read-only: %w", dir, err)
+			return nil, fmt.Errorf("make %s read-only: %w", dir, err)
 		}
 	}
 	if err := m.close(); err != nil {
-		return err
+		return nil, err
 	}
 	// File capabilities are not looked at: a program that has some (ping) is
 	// then executed without them, instead of being refused (execve(2), EPERM).
 	err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID})
 	if err != nil {
-		return fmt.Errorf("make mounts nosuid: %w", err)
+		return nil, fmt.Errorf("make mounts nosuid: %w", err)
 	}
-	return nil
+	// What is covered later is to be covered in mount namespaces of the program's, too.
+	if err := unix.Mount("", "/", "", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
+		return nil, fmt.Errorf("share mounts: %w", err)
+	}
+	return m, nil
 }
 
 // mounter works in its thread's mount namespace.
 type mounter struct {
-	view   View
-	source string   // a directory to make files and directories in, for binding
-	made   int      // how many were made there
-	tmpfs  []string // directories that are the app's own
+	view    View
+	scratch *os.File        // a directory to make files and directories in, for binding
+	run     *os.File        // the host's /run, over which that is mounted; nil if it is not
+	stays   bool            // it is there when the view is made
+	made    int             // how many were made there
+	blank   string          // an empty file there, that nobody can open
+	tmpfs   []string        // directories that are the app's own
+	own     map[uint64]bool // and their file systems
+	decoys  []decoy
+	covered int
 }
 
-// scratchPoint is where the file system for replaced files is mounted while the
-// view is made. Binds from it outlive its unmounting.
-const scratchPoint = "/dev"
-
-func (m *mounter) open() error {
-	err := unix.Mount("appfw", scratchPoint, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0755,size=1m")
-	if err != nil {
-		return fmt.Errorf("mount tmpfs: %w", err)
+// open mounts a file system for what is bound elsewhere. Where the app has a /run of
+// its own it stays, below that and out of sight, as files can be bound only while it is
+// mounted; elsewhere it is gone when the view is made, and nothing can be covered later.
+func (m *mounter) open() (err error) {
+	at := "/run"
+	if m.run, err = os.OpenFile(at, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0); err != nil {
+		m.run, at = nil, "/mnt"
 	}
-	m.source = scratchPoint
-	return nil
+	if err := unix.Mount("appfw", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0755,size=1m"); err != nil {
+		return fmt.Errorf("mount tmpfs at %s: %w", at, err)
+	}
+	if m.scratch, err = os.OpenFile(at, unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
+		return err
+	}
+	m.stays = at == "/run" && slices.Contains(m.view.Private, at)
+	m.blank, err = m.file(nil, 0)
+	return err
 }
 
 func (m *mounter) close() error {
-	return unix.Unmount(scratchPoint, unix.MNT_DETACH)
+	if m.run != nil {
+		m.run.Close()
+	}
+	if m.stays {
+		return nil
+	}
+	return unix.Unmount(fdPath(m.scratch), unix.MNT_DETACH)
 }
 
-// private covers dir by a tmpfs with the same entries, hidden ones excepted.
+// private covers dir by a tmpfs with the same entries, sockets and hidden ones
+// excepted.
 func (m *mounter) private(dir string) error {
-	old, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	path := dir
+	if dir == "/run" && m.run != nil {
+		path = fmt.Sprintf("/proc/self/fd/%d", m.run.Fd())
+	}
+	old, err := os.OpenFile(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if errors.Is(err, fs.ErrPermission) {
+		old, err = os.OpenFile(path, unix.O_PATH|unix.O_DIRECTORY, 0)
+	}
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return nil
 	}
@@ -95,16 +147,16 @@ func (m *mounter) private(dir string) error {
 		return err
 	}
 	defer old.Close()
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrPermission) {
+	entries, err := old.ReadDir(-1)
+	if err != nil && !errors.Is(err, unix.EBADF) { // it may be searched, but not read
 		return err
 	}
-	if err := m.cover(dir); err != nil {
+	if err := m.cover(dir, 0o755); err != nil {
 		return err
 	}
 	for _, e := range entries {
 		to := filepath.Join(dir, e.Name())
-		if m.isHidden(to) {
+		if m.isHidden(to) || e.Type()&fs.ModeSocket != 0 && !m.isShown(to) {
 			continue
 		}
 		from := fmt.Sprintf("/proc/self/fd/%d/%s", old.Fd(), e.Name())
@@ -122,12 +174,7 @@ func (m *mounter) private(dir string) error {
 			return err // one that is gone by now is no loss
 		}
 	}
-	for _, shown := range m.view.Shown {
-		if err := m.show(shown, dir, old); err != nil {
-			return err
-		}
-	}
-	return nil
+	return m.showBelow(dir, old)
 }
 
 // hide covers one path of the host.
@@ -146,48 +193,96 @@ func (m *mounter) hide(path string) error {
 		return err
 	case info.Mode()&(fs.ModeSocket|fs.ModeDir) == 0:
 		return nil
-	case !info.IsDir():
-		if m.isShown(path) {
-			return nil
-		}
-		empty, err := m.file(nil, 0)
-		if err != nil {
-			return err
-		}
-		return unix.Mount(empty, path, "", unix.MS_BIND, "")
-	}
-	if m.isShown(path) {
+	case m.isShown(path):
 		return nil
+	case !info.IsDir():
+		return unix.Mount(m.blank, fdPath(old), "", unix.MS_BIND, "")
 	}
-	if err := m.cover(path); err != nil {
+	if err := m.cover(path, info.Mode()); err != nil {
 		return err
 	}
+	return m.showBelow(path, old)
+}
+
+// fdPath is the path of what a descriptor stands for, whatever is mounted there since.
+func fdPath(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
+
+// block covers a device, or a directory of them.
+func (m *mounter) block(path string) error {
+	old, err := os.OpenFile(path, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil // gone, or not to be reached
+	}
+	defer old.Close()
+	info, err := old.Stat()
+	switch {
+	case err != nil:
+		return err
+	case info.IsDir():
+		return unix.Mount("appfw", fdPath(old), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, "mode=0555,size=1m")
+	case info.Mode()&fs.ModeDevice != 0 && !m.isShown(path):
+		return unix.Mount(m.blank, fdPath(old), "", unix.MS_BIND, "")
+	}
+	return nil
+}
+
+// blockNew is block, where that was not done.
+func (m *mounter) blockNew(path string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return nil
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR && st.Mode&0o777 == 0o555 && m.isBlank(path) {
+		return nil
+	}
+	return m.block(path)
+}
+
+// isBlank tells whether a directory has nothing in it.
+func (m *mounter) isBlank(path string) bool {
+	names, err := readNames(path)
+	return err == nil && len(names) == 0
+}
+
+// showBelow binds what is shown into dir, which covers old.
+func (m *mounter) showBelow(dir string, old *os.File) error {
 	for _, shown := range m.view.Shown {
-		if err := m.show(shown, path, old); err != nil {
+		if err := m.show(shown, shown, dir, old); err != nil {
 			return err
+		}
+	}
+	for _, s := range m.view.desktop {
+		if s.from != s.at && m.isShared(s.word) {
+			if err := m.show(s.from, s.at, dir, old); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// show binds the path shown into dir, which covers old, if it lies below.
-func (m *mounter) show(shown, dir string, old *os.File) error {
-	rest, below := strings.CutPrefix(shown, dir+"/")
-	if !below {
+// show binds the host's path into dir, which covers old, at another path if both lie
+// below.
+func (m *mounter) show(path, at, dir string, old *os.File) error {
+	rest, ok := strings.CutPrefix(path, dir+"/")
+	if _, in := strings.CutPrefix(at, dir+"/"); !ok || !in {
 		return nil
 	}
-	if _, err := os.Lstat(shown); err == nil {
+	if _, err := os.Lstat(at); err == nil {
 		return nil // it is there already
 	}
-	from := fmt.Sprintf("/proc/self/fd/%d/%s", old.Fd(), rest)
+	from := fmt.Sprintf("%s/%s", fdPath(old), rest)
 	info, err := os.Stat(from)
 	if err != nil {
-		return fmt.Errorf("show %s: %w", shown, err)
+		return fmt.Errorf("show %s: %w", path, err)
 	}
-	if err := os.MkdirAll(filepath.Dir(shown), 0o755); err != nil {
+	if !m.isOwn(at) {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
 		return err
 	}
-	return bind(from, shown, info.IsDir())
+	return bind(from, at, info.IsDir())
 }
 
 // replace puts content in the place of the file at path.
@@ -230,19 +325,41 @@ func (m *mounter) readOnly(dir string) error {
 	return unix.MountSetattr(unix.AT_FDCWD, dir, unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
 }
 
-// cover mounts an empty tmpfs over dir.
-func (m *mounter) cover(dir string) error {
-	if err := unix.Mount("appfw", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
+// cover mounts an empty tmpfs over dir, which may be written as that may.
+func (m *mounter) cover(dir string, mode fs.FileMode) error {
+	bits := mode.Perm()
+	if mode&fs.ModeSticky != 0 {
+		bits |= unix.S_ISVTX
+	}
+	if err := unix.Mount("appfw", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("mode=%#o", uint32(bits))); err != nil {
 		return err
 	}
 	m.tmpfs = append(m.tmpfs, dir)
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return err
+	}
+	m.own[st.Dev] = true
 	return nil
+}
+
+// isOwn tells whether what would be made at a path is made in a file system of the
+// app's own, and not the host's.
+func (m *mounter) isOwn(path string) bool {
+	var st unix.Stat_t
+	for path != "/" {
+		path = filepath.Dir(path)
+		if err := unix.Lstat(path, &st); err == nil {
+			return m.own[st.Dev] && st.Mode&unix.S_IFMT == unix.S_IFDIR
+		}
+	}
+	return false
 }
 
 // file makes a file to bind.
 func (m *mounter) file(content []byte, mode fs.FileMode) (string, error) {
 	m.made++
-	name := filepath.Join(m.source, strconv.Itoa(m.made))
+	name := filepath.Join(fdPath(m.scratch), strconv.Itoa(m.made))
 	return name, os.WriteFile(name, content, mode)
 }
 
@@ -251,6 +368,8 @@ func (m *mounter) isHidden(path string) bool {
 }
 
 func (m *mounter) isShown(path string) bool { return slices.Contains(m.view.Shown, path) }
+
+func (m *mounter) isShared(word string) bool { return slices.Contains(m.view.share, word) }
 
 // bind makes to and binds from over it, with all that is mounted below.
 func bind(from, to string, dir bool) error {

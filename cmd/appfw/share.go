@@ -1,0 +1,44 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"appfw/netns/view"
+	"appfw/policy"
+	"appfw/proxy/journal"
+)
+
+// mayShare refuses words that stand for nothing.
+func mayShare(words []string) error {
+	for _, word := range words {
+		if slices.Contains(view.Share, word) {
+			continue
+		}
+		if hint := policy.Nearest(word, view.Share); hint != "" {
+			return fmt.Errorf("--share: there is no %.80q to share (did you mean %s?)", word, hint)
+		}
+		return fmt.Errorf("--share: there is no %.80q to share; there are %s", word, strings.Join(view.Share, ", "))
+	}
+	return nil
+}
+
+// sharing says what comes of --share: what is not there to share, what the program
+// asks for that is not shared, and what cannot be hidden.
+func sharing(report *journal.Journal, quiet bool) view.Events {
+	say := func(line string) {
+		if !quiet {
+			report.Say(line)
+		}
+	}
+	return view.Events{
+		Missing: func(word string) { say("--share " + word + ": this host has none, by the environment") },
+		Asked: func(word string) {
+			say("the program asked for the host's " + word + ", which is not shared (to share: --share " + word + ")")
+		},
+		Failed: func(err error) {
+			report.Say("Unix sockets of the host may be reached from now on: cannot " + printable(err.Error()))
+		},
+	}
+}
