@@ -1,15 +1,15 @@
 package netns
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"appfw/netns/signals"
 )
 
 // Command is the app to start. It gets these files as descriptors 0 to 2, and
@@ -24,6 +24,19 @@ type Command struct {
 	// namespace of its own. It is called in the app's network namespace, before the
 	// thread is confined. nil: the app sees what this process sees.
 	View interface{ Mount() error }
+
+	// Scope keeps the app's signals within its run, see [OpenScope]. nil: they reach
+	// all that its user's signals reach.
+	Scope *os.File
+
+	Ignored   signals.Set // by the app, as nohup(1) does it
+	OpenFiles unix.Rlimit // see [OpenFilesLimit]
+}
+
+// Child is a process that was started here.
+type Child struct {
+	PID    int
+	Handle *os.File // its pidfd, by which signals reach no other process (pidfd_send_signal(2))
 }
 
 // ExecError says that the app itself could not be started, as opposed to its
@@ -47,55 +60,47 @@ func (e *DirError) Unwrap() error { return e.Err }
 
 // Start starts the command in the namespace, confined: without capabilities and
 // without a way to get any. It is a child of this process and in its process
-// group. Errors of the command itself are an [*ExecError]; on all others, such as a
-// [*DirError], nothing was run.
-func (ns *Namespace) Start(c Command) (pid int, err error) {
+// group, and it is killed when this process ends, however that is. Errors of the
+// command itself are an [*ExecError]; on all others, such as a [*DirError], nothing
+// was run.
+func (ns *Namespace) Start(c Command) (child *Child, err error) {
 	done := make(chan struct{})
 	OnThread(func() {
-		defer close(done)
-		pid, err = c.start(ns)
+		child, err = c.start(ns)
+		close(done)
+		if err == nil {
+			select {} // the child ends with this thread (PR_SET_PDEATHSIG of prctl(2))
+		}
 	})
 	<-done
-	return pid, err
+	return child, err
 }
 
-func (c Command) start(ns *Namespace) (int, error) {
+func (c Command) start(ns *Namespace) (*Child, error) {
 	if err := unix.Setns(int(ns.file.Fd()), unix.CLONE_NEWNET); err != nil {
-		return 0, fmt.Errorf("enter the app's network namespace: %w", err)
+		return nil, fmt.Errorf("enter the app's network namespace: %w", err)
 	}
 	permit()
 	if c.View != nil {
 		if err := c.View.Mount(); err != nil {
-			return 0, err
+			return nil, err
 		}
 	}
 	if err := unix.Unshare(unix.CLONE_FS); err != nil { // the process keeps its working directory
-		return 0, fmt.Errorf("unshare working directory: %w", err)
+		return nil, fmt.Errorf("unshare working directory: %w", err)
 	}
 	if err := confine(); err != nil {
-		return 0, err
+		return nil, err
 	}
 	// The working directory is found anew: the old one lies under the mounts.
 	if err := unix.Chdir(c.Dir); err != nil {
-		return 0, &DirError{c.Dir, err}
+		return nil, &DirError{c.Dir, err}
 	}
 	path, err := lookPath(c.Args[0], c.Env)
 	if err != nil {
-		return 0, &ExecError{c.Args[0], err}
+		return nil, &ExecError{c.Args[0], err}
 	}
-	attr := &syscall.ProcAttr{Env: c.Env}
-	for _, f := range c.Files {
-		attr.Files = append(attr.Files, f.Fd())
-	}
-	pid, err := syscall.ForkExec(path, c.Args, attr)
-	if errors.Is(err, unix.ENOEXEC) {
-		// A script without "#!" is run by the shell, as execvp(3) does.
-		pid, err = syscall.ForkExec("/bin/sh", append([]string{"sh", path}, c.Args[1:]...), attr)
-	}
-	if err != nil {
-		return 0, &ExecError{c.Args[0], err}
-	}
-	return pid, nil
+	return c.execute(path)
 }
 
 // permit lets the app do in its own namespace what needs no capability on most

@@ -10,28 +10,30 @@ import (
 	"appfw/proxy/relay"
 )
 
-// Linger waits until what the app sent before it exited has been passed on, or
-// until ctx ends: a program may exit as soon as its last write(2) returned.
+// Linger waits until what the app sent before it ended has been passed on, or
+// until ctx ends: a program may end as soon as its last write(2) returned.
 // Connections that are still open belong to what the app left behind, and are
-// not waited for: closing are those that are not.
-func (p *Proxy) Linger(ctx context.Context, closing func() map[netns.Connection]bool) {
-	if len(p.all()) == 0 {
+// not waited for, nor are flows that begin meanwhile: closing are those that are not
+// open. It gives up when nothing more is passed on for stallTime; as long as something
+// is, it calls moving every now and then.
+func (p *Proxy) Linger(ctx context.Context, moving func(), closing func() map[netns.Connection]bool) {
+	flows := p.all()
+	if len(flows) == 0 {
 		return
 	}
 	closed := closing()
-	if !p.poll(ctx, (*Flow).beingAccepted) {
+	if !poll(ctx, acceptTime+stallTime/4, flows, (*Flow).beingAccepted) {
 		return
 	}
-	for _, f := range p.all() {
+	var waiting []*relay.Relay
+	for _, f := range flows {
 		if r := f.ending(closed); r != nil {
-			select {
-			case <-r.AllSent():
-			case <-ctx.Done():
-				return
-			}
+			waiting = append(waiting, r)
 		}
 	}
-	p.poll(ctx, (*Flow).busy)
+	if passOn(ctx, waiting, moving) {
+		poll(ctx, stallTime/4, flows, (*Flow).busy)
+	}
 }
 
 const (
@@ -40,18 +42,61 @@ const (
 	// acceptTime is how long a connection may take from its SYN to its
 	// acceptance. One that takes longer was given up by the app.
 	acceptTime = 100 * time.Millisecond
+	// stallTime is for how long nothing is passed on before that is given up: four
+	// times as long as a segment takes that was lost once (RFC 6298, 2.4, as Linux
+	// has it).
+	stallTime = 800 * time.Millisecond
 )
 
-// poll waits until no flow waits any more; false if ctx ended before.
-func (p *Proxy) poll(ctx context.Context, waits func(*Flow) bool) bool {
-	for slices.ContainsFunc(p.all(), waits) {
+// poll waits until none of the flows waits any more; false if ctx ended before. It
+// returns after a time in any case.
+func poll(ctx context.Context, d time.Duration, flows []*Flow, waits func(*Flow) bool) bool {
+	late := time.After(d)
+	for slices.ContainsFunc(flows, waits) {
 		select {
 		case <-time.After(lingerPoll):
+		case <-late:
+			return true
 		case <-ctx.Done():
 			return false
 		}
 	}
 	return true
+}
+
+// passOn waits until all that the app sent by the relays was passed on, or nothing more
+// is; false if ctx ended before.
+func passOn(ctx context.Context, waiting []*relay.Relay, moving func()) bool {
+	left, sent, since := len(waiting), int64(-1), time.Now()
+	for {
+		waiting = slices.DeleteFunc(waiting, func(r *relay.Relay) bool {
+			select {
+			case <-r.AllSent():
+				return true
+			default:
+				return false
+			}
+		})
+		if len(waiting) == 0 {
+			return true
+		}
+		var now int64
+		for _, r := range waiting {
+			now += r.Sent.Load()
+		}
+		if now != sent || len(waiting) != left {
+			left, sent, since = len(waiting), now, time.Now()
+			moving()
+		} else if time.Since(since) > stallTime {
+			return true
+		}
+		select {
+		case <-waiting[0].AllSent():
+		case <-time.After(stallTime / 4):
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // beingAccepted tells whether a flow is decided on, or its connection accepted.

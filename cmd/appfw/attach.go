@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
-	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -81,17 +79,11 @@ func inOwner(path string) (again bool, err error) {
 	}
 	cmd := owner.Command(os.Args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	err = supervise.Follow(cmd, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-			return true, &exitError{code: 128 + int(status.Signal())}
-		}
-		return true, &exitError{code: exit.ExitCode()}
-	}
+	ended, err := supervise.Follow(cmd, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	if err != nil {
-		err = fmt.Errorf("enter the user namespace of %s: %w", path, err)
+		return true, fmt.Errorf("enter the user namespace of %s: %w", path, err)
 	}
-	return true, err
+	return true, &endError{Ending: ended}
 }
 
 // noNamespace explains why a namespace cannot be had.

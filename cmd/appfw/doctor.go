@@ -125,6 +125,12 @@ func probe(ctx context.Context, w io.Writer) error {
 	case err != nil:
 		fmt.Fprintln(w, "note  Unix sockets: whether those of the host that appear during a run can be covered is not to be told: "+printable(err.Error()))
 	}
+	if scope, err := netns.OpenScope(); err != nil {
+		fmt.Fprintln(w, "note  signals: "+unscoped(err))
+	} else {
+		scope.Close()
+		_ = say(w, "signals stay within a run", nil, "")
+	}
 	if err := netns.MayPing(); err != nil {
 		fmt.Fprintln(w, "note  ping: this host lets users send none; let it: sudo sysctl net.ipv4.ping_group_range='0 2147483647'")
 	}
@@ -133,15 +139,20 @@ func probe(ctx context.Context, w io.Writer) error {
 
 // startTrue runs true(1), confined.
 func startTrue(app *netns.Namespace, host hostConfig) error {
-	pid, err := app.Start(netns.Command{
-		Args: []string{"true"}, Dir: "/", View: host.watch("/", nil),
+	scope, _ := netns.OpenScope() // what is wrong with it is told besides
+	limit, err := netns.OpenFilesLimit()
+	if err != nil {
+		return err
+	}
+	child, err := app.Start(netns.Command{
+		Args: []string{"true"}, Dir: "/", View: host.watch("/", nil), Scope: scope, OpenFiles: limit,
 		Files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
 	})
 	if err != nil {
 		return err
 	}
 	var status unix.WaitStatus
-	if _, err := unix.Wait4(pid, &status, 0, nil); err != nil {
+	if _, err := unix.Wait4(child.PID, &status, 0, nil); err != nil {
 		return err
 	}
 	if status != 0 {

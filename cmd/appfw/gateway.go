@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -34,6 +35,10 @@ func newGateway() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			go func() {
+				<-process.Orphaned // nobody would hear how it ends
+				os.Exit(exitFailed)
+			}()
 			return serveApp(flags, args, process)
 		},
 	}
@@ -44,6 +49,10 @@ func newGateway() *cobra.Command {
 // serveApp makes the namespaces, starts the app, and serves its network until
 // it exits.
 func serveApp(flags runFlags, args []string, process *supervise.Gateway) error {
+	openFiles, err := netns.OpenFilesLimit()
+	if err != nil {
+		return err
+	}
 	published, err := publish.Parse(flags.publish)
 	if err != nil {
 		return err
@@ -95,21 +104,27 @@ func serveApp(flags runFlags, args []string, process *supervise.Gateway) error {
 	p := rules.Proxy
 
 	guard.Show(rules.Current().Policy.Settings().Shown)
+	scope, err := netns.OpenScope()
+	if err != nil {
+		report.Note(unscoped(err))
+	}
 	serving, failed := g.Serve(ctx, p, ports, explain)
-	program, err := process.Start(func() (pid int, err error) {
-		return g.App.Start(netns.Command{
+	supervise.KeepThreads()
+	program, err := process.Start(func() (supervise.Child, error) {
+		child, err := g.App.Start(netns.Command{
 			Args: args, Env: appEnv(flags.proxyEnv), Dir: dir,
 			Files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
 			View:  guard,
+			Scope: scope, Ignored: process.Ignored(), OpenFiles: openFiles,
 		})
+		if err != nil {
+			return supervise.Child{}, err
+		}
+		return supervise.Child(*child), nil
 	})
 	if err != nil {
 		return explainStart(err)
 	}
-	go func() {
-		<-process.Orphaned // nobody would hear how it ends
-		os.Exit(exitFailed)
-	}()
 	go func() {
 		// A gateway that fails is closed: the app has no network from here on.
 		err := <-failed
@@ -121,17 +136,53 @@ func serveApp(flags runFlags, args []string, process *supervise.Gateway) error {
 	runtime.GOMAXPROCS(max(1, runtime.GOMAXPROCS(0)/2))
 	serving.Go(func() { rules.Watch(ctx, process.Reload) })
 	serving.Go(func() { guard.Run(ctx, g.App, sharing(report, flags.output.quiet)) })
-	status, err := program.Wait()
-	g.Drain(p)
-	cancel()
-	serving.Wait()
+	ended, err := program.Wait()
+	finishRun(program, func(ctx context.Context) { g.Drain(ctx, p, program.Delivering) }, cancel, serving.Wait, func() { _ = report.Close() })
 	if err != nil {
 		return &exitError{code: exitFailed}
 	}
-	if status.Signaled() {
-		return &exitError{code: 128 + int(status.Signal())}
+	return &exitError{code: ended.ShellCode()} // the supervisor has been told, and ends as the app did
+}
+
+const (
+	// servingTime bounds the wait for what is served when the app has ended, and
+	// reportTime that for who reads what is said.
+	servingTime = 150 * time.Millisecond
+	reportTime  = 500 * time.Millisecond
+)
+
+// finishRun ends the gateway of an app that has ended, step by step. None of them takes
+// longer than it may: together, they are within [supervise.EndTime] but for what drain
+// delivers.
+func finishRun(program *supervise.Program, drain func(context.Context), cancel func(), serving, report func()) {
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	go func() {
+		select {
+		case <-program.Hurry:
+			stop()
+		case <-ctx.Done():
+		}
+	}()
+	drain(ctx)
+	cancel()
+	within(servingTime, serving)
+	within(reportTime, report)
+}
+
+// within calls a function that may block, and waits for it, for a time at most.
+func within(d time.Duration, fn func()) {
+	done := make(chan struct{})
+	go func() { defer close(done); fn() }()
+	select {
+	case <-done:
+	case <-time.After(d):
 	}
-	return &exitError{code: status.ExitStatus()}
+}
+
+// unscoped says what a program can do where signals cannot be kept within its run.
+func unscoped(err error) string {
+	return "the program can send signals to your other processes: " + err.Error()
 }
 
 // explainStart says why the app could not be started.

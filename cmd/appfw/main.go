@@ -5,13 +5,13 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"appfw/netns/supervise"
 	"appfw/policy"
 )
 
@@ -32,6 +32,16 @@ type exitError struct {
 func (e *exitError) Error() string { return fmt.Sprint(e.err) }
 func (e *exitError) Unwrap() error { return e.err }
 
+// endError ends the process as another one ended. Its text, if there is one, goes to
+// stderr before.
+type endError struct {
+	supervise.Ending
+	err error // may be nil
+}
+
+func (e *endError) Error() string { return fmt.Sprint(e.err) }
+func (e *endError) Unwrap() error { return e.err }
+
 func main() {
 	root := &cobra.Command{
 		Use:           "appfw",
@@ -44,7 +54,7 @@ func main() {
 	root.Args = knownCommand
 	root.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 	root.SetFlagErrorFunc(unknownFlag)
-	os.Exit(exitCode(root.Execute()))
+	ending(root.Execute()).Exit()
 }
 
 // version is that of the module or of the commit it was built from.
@@ -87,14 +97,16 @@ func unknownFlag(c *cobra.Command, err error) error {
 	return fmt.Errorf("%w (%s --help lists them)", err, c.CommandPath())
 }
 
-// exitCode reports an error and says what to exit with.
-func exitCode(err error) int {
+// ending reports an error and says how to end.
+func ending(err error) (e supervise.Ending) {
 	if err == nil {
-		return 0
+		return e
 	}
-	code := exitFailed
+	e.Code = exitFailed
 	if exit, ok := errors.AsType[*exitError](err); ok {
-		code, err = exit.code, exit.err
+		e.Code, err = exit.code, exit.err
+	} else if end, ok := errors.AsType[*endError](err); ok {
+		e, err = end.Ending, end.err
 	}
 	if err != nil {
 		var text strings.Builder
@@ -107,5 +119,5 @@ func exitCode(err error) int {
 		}
 		lastWords(text.String())
 	}
-	return code
+	return e
 }

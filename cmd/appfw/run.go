@@ -33,9 +33,10 @@ func newRun() *cobra.Command {
 		Short:   "Run a program under a policy",
 		Long: `Run CMD in a network namespace of its own, from which it reaches only what the
 policy allows: by domain name, by address, or both. Without rules it reaches
-nothing. The exit code is CMD's; 128+n if signal n ended it; 125 if appfw
-failed and CMD was not run, 126 if CMD cannot be executed, 127 if there is none.
-SIGHUP has appfw read its files anew.`,
+nothing. The exit code is CMD's, and appfw ends by the signal by which CMD did;
+125 if appfw failed and CMD was not run, 126 if CMD cannot be executed, 127 if
+there is none. Signals that appfw gets are passed on to CMD, but for SIGHUP, which
+has appfw read its files anew.`,
 		Example:               runExamples,
 		Args:                  needCommand,
 		DisableFlagsInUseLine: true,
@@ -122,14 +123,14 @@ func run(flags runFlags, args []string) error {
 	if err := supervisor.Start(cmd, passed); err != nil {
 		return cannotIsolate(err)
 	}
-	code, err := supervisor.Wait()
+	ended, err := supervisor.Wait()
 	if killed, ok := errors.AsType[*supervise.KilledError](err); ok {
-		return &exitError{exitFailed, fmt.Errorf("%w; %s has no network now", killed, printable(args[0]))}
+		return &endError{ended, fmt.Errorf("%w, and %s with it", killed, printable(args[0]))}
 	}
-	if err == nil && code != 0 {
-		return &exitError{code: code}
+	if err != nil {
+		return err
 	}
-	return err
+	return &endError{Ending: ended}
 }
 
 // explainInherited says what to do about a descriptor that would lead out.

@@ -1,7 +1,6 @@
 package supervise_test
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -30,17 +29,21 @@ func ExampleSupervisor() {
 		fmt.Println(err)
 		return
 	}
-	code, err := s.Wait()
-	if killed, ok := errors.AsType[*supervise.KilledError](err); ok {
-		fmt.Println("the program has no network now:", killed.Signal)
-		code = 125
+	ending, err := s.Wait()
+	if err != nil {
+		fmt.Println(err)
 	}
-	os.Exit(code)
+	ending.Exit()
 }
 
 // The process between: it serves the program's network until that has ended.
 func ExampleGateway() {
 	g, err := supervise.Inherit()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	limit, err := netns.OpenFilesLimit()
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -51,8 +54,13 @@ func ExampleGateway() {
 		fmt.Println(err)
 		return
 	}
-	program, err := g.Start(func() (pid int, err error) {
-		return ns.Start(netns.Command{Args: os.Args[2:], Dir: "/", Files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr}})
+	files := [3]*os.File{os.Stdin, os.Stdout, os.Stderr}
+	program, err := g.Start(func() (supervise.Child, error) {
+		c, err := ns.Start(netns.Command{Args: os.Args[2:], Dir: "/", Files: files, Ignored: g.Ignored(), OpenFiles: limit})
+		if err != nil {
+			return supervise.Child{}, err
+		}
+		return supervise.Child(*c), nil
 	})
 	if err != nil {
 		fmt.Println(err)
@@ -62,6 +70,6 @@ func ExampleGateway() {
 		<-g.Orphaned
 		os.Exit(125)
 	}()
-	status, err := program.Wait()
-	fmt.Println(status.ExitStatus(), err)
+	ending, err := program.Wait()
+	fmt.Println(ending, err)
 }

@@ -6,10 +6,13 @@ import (
 	"os/signal"
 	"runtime"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"appfw/netns/signals"
 )
 
 // Gateway is this process, if a supervisor has started it.
@@ -18,18 +21,26 @@ type Gateway struct {
 	// several times, it says so once.
 	Reload <-chan struct{}
 	// Orphaned is closed when the supervisor has ended. The kernel kills this process
-	// then, if it can; otherwise it has to end by itself.
+	// then, if it can; otherwise it has to end by itself, at any time.
 	Orphaned <-chan struct{}
 
 	control  *os.File
 	roles    []byte // of the descriptors from firstPassed on; 0: it is taken
 	reload   chan struct{}
 	orphaned chan struct{}
+	hurry    chan struct{}
+	told     chan struct{} // closed when ignored is known
+	ignored  signals.Set
+	copies   copies
+
+	mu      sync.Mutex
+	program *Program // that runs, or has ended; nil before
 }
 
 // Inherit takes over what the supervisor passed; it is called once, first. It is
 // [ErrNoSupervisor] if there is none. From here on, other processes of the user cannot
-// look into this one.
+// look into this one, and signals that mean the program do not end this process once
+// that runs; those that the supervisor passes on are sent to it.
 //
 // The calling goroutine stays on its thread: it is the main one, of which /proc/self
 // speaks, and which is kept from other work.
@@ -50,9 +61,12 @@ func Inherit() (*Gateway, error) {
 	_ = os.WriteFile("/proc/thread-self/comm", []byte("appfw"), 0) // for ps(1); it says "exe" otherwise
 	g := &Gateway{
 		control: os.NewFile(controlFD, "control"), roles: roles,
-		reload: make(chan struct{}, 1), orphaned: make(chan struct{}),
+		reload: make(chan struct{}, 1), orphaned: make(chan struct{}), hurry: make(chan struct{}), told: make(chan struct{}),
 	}
 	g.Reload, g.Orphaned = g.reload, g.orphaned
+	signal.Ignore(unix.SIGPIPE) // that nobody reads stderr is no reason to end
+	g.catch()
+	go g.obey()
 	return g, nil
 }
 
@@ -67,79 +81,138 @@ func (g *Gateway) File(r Role, name string) *os.File {
 	return os.NewFile(uintptr(firstPassed+i), name)
 }
 
-// Start has the program started by a function that returns its process, a child of
-// this one. Signals that mean the program do not end this process from here on; those
-// that the supervisor passes on are sent to it.
-func (g *Gateway) Start(start func() (pid int, err error)) (*Program, error) {
-	p := &Program{gateway: g}
-	p.catch()
-	var err error
-	if p.pid, err = start(); err != nil {
+// Ignored are the signals that the program is to ignore. It waits for the supervisor to
+// say so.
+func (g *Gateway) Ignored() signals.Set {
+	select {
+	case <-g.told:
+	case <-g.orphaned:
+	}
+	return g.ignored
+}
+
+// Start has the program started by a function, as a child of this process.
+func (g *Gateway) Start(start func() (Child, error)) (*Program, error) {
+	child, err := start()
+	if err != nil {
 		return nil, err
 	}
-	go p.obey()
-	return p, nil
+	p := &Program{Hurry: g.hurry, gateway: g, child: child}
+	g.mu.Lock()
+	g.program = p
+	g.mu.Unlock()
+	return p, send(g.control, started)
 }
 
 // Program is the program that the gateway serves.
 type Program struct {
+	// Hurry is closed when this process is told to end after the program has ended.
+	Hurry <-chan struct{}
+
 	gateway *Gateway
-	pid     int
-	copies  copies
+	child   Child
+	ended   bool // guarded by gateway.mu
 }
 
-// Wait waits until the program has ended, and tells the supervisor whenever it stops.
-// It is called once. It waits by signals: wait4(2) would keep a processor from the
-// gateway, which may have only one, until the runtime notices, after up to 20 ms.
-func (p *Program) Wait() (syscall.WaitStatus, error) {
+// Wait waits until the program has ended, and tells the supervisor whenever it stops,
+// and how it ended. It is called once. It waits by signals: wait4(2) would keep a
+// processor from the gateway, which may have only one, until the runtime notices, after
+// up to 20 ms.
+func (p *Program) Wait() (Ending, error) {
 	changed := make(chan os.Signal, 1)
 	signal.Notify(changed, unix.SIGCHLD)
 	for {
 		var status syscall.WaitStatus
-		got, err := syscall.Wait4(p.pid, &status, syscall.WUNTRACED|syscall.WNOHANG, nil)
+		got, err := syscall.Wait4(p.child.PID, &status, syscall.WUNTRACED|syscall.WNOHANG, nil)
 		switch {
 		case err == syscall.EINTR:
 		case err != nil: // cannot be: it is our child and nobody else waits
-			return 0, fmt.Errorf("wait for the program: %w", err)
+			return Ending{}, fmt.Errorf("wait for the program: %w", err)
 		case got == 0:
 			<-changed
 		case status.Stopped():
 			_ = send(p.gateway.control, stopped, byte(status.StopSignal()))
 		default:
-			return status, nil
+			p.gateway.mu.Lock()
+			p.ended = true
+			p.gateway.mu.Unlock()
+			e := EndingOf(status)
+			return e, send(p.gateway.control, ended, endingBody(e)...)
 		}
 	}
 }
 
+// Delivering tells the supervisor that what the program sent is still being delivered,
+// and gets on: it is to wait a little longer.
+func (p *Program) Delivering() { _ = send(p.gateway.control, delivering) }
+
 // obey does what the supervisor says, until that is gone.
-func (p *Program) obey() {
-	defer close(p.gateway.orphaned)
+func (g *Gateway) obey() {
+	defer close(g.orphaned)
 	for {
-		m, err := receive(p.gateway.control)
+		m, err := receive(g.control)
 		if err != nil {
 			return
 		}
-		switch sig := m.signal(); m.kind {
+		switch m.kind {
+		case ignoring:
+			g.ignored = m.ignored()
+			ignore(g.ignored)
+			close(g.told)
 		case askReload:
 			select {
-			case p.gateway.reload <- struct{}{}:
+			case g.reload <- struct{}{}:
 			default: // it has been asked for
 			}
 		case passSignal:
-			if sig != 0 && !p.copies.has(sig, time.Now()) {
-				_ = unix.Kill(p.pid, sig) // not reaped yet, so the pid is the program's
-			}
+			g.pass(m.signal())
 		}
 	}
 }
 
-// catch keeps signals that mean the program from ending this process, and notes them.
-func (p *Program) catch() {
+// pass passes a signal on to the program. When that has ended, a signal that ends
+// programs means this process.
+func (g *Gateway) pass(sig syscall.Signal) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch p := g.program; {
+	case sig == 0 || p == nil: // before it runs, signals that would end it end the supervisor
+	case !p.ended:
+		if !g.copies.has(sig, time.Now()) {
+			_ = p.child.signal(sig)
+		}
+	case ends(sig):
+		g.hasten()
+	}
+}
+
+// hasten closes hurry. mu is held.
+func (g *Gateway) hasten() {
+	select {
+	case <-g.hurry:
+	default:
+		close(g.hurry)
+	}
+}
+
+// catch keeps signals that mean the program from ending this process while there is
+// one, and notes them.
+func (g *Gateway) catch() {
 	received := make(chan os.Signal, 64)
-	notify(received)
+	notify(received, signals.IgnoredNow())
 	go func() {
 		for s := range received {
-			p.copies.note(s.(syscall.Signal), time.Now())
+			sig := s.(syscall.Signal)
+			g.copies.note(sig, time.Now())
+			g.mu.Lock()
+			switch {
+			case !ends(sig):
+			case g.program == nil:
+				Ending{Signal: sig}.Exit() // as the program would
+			case g.program.ended:
+				g.hasten()
+			}
+			g.mu.Unlock()
 		}
 	}()
 }

@@ -3,8 +3,11 @@ package supervise
 import (
 	"fmt"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"appfw/netns/signals"
 )
 
 // Process is a process by its pidfd (pidfd_open(2)): unlike a number, that never comes
@@ -34,3 +37,46 @@ func (p *Process) Ended() bool {
 
 // Close forgets the process, which goes on.
 func (p *Process) Close() error { return p.file.Close() }
+
+// Child is a process that was started here, by its number and its pidfd.
+type Child struct {
+	PID    int
+	Handle *os.File
+}
+
+// signal sends a signal to a child, and to no other process: one that was reaped gets
+// none.
+func (c Child) signal(sig syscall.Signal) error {
+	return unix.PidfdSendSignal(int(c.Handle.Fd()), sig, nil, 0)
+}
+
+// Ending is how a process ended: by a signal, or else with an exit code.
+type Ending struct {
+	Code   int
+	Signal syscall.Signal // 0: none
+}
+
+// EndingOf is the ending that wait(2) tells.
+func EndingOf(status syscall.WaitStatus) Ending {
+	if status.Signaled() {
+		return Ending{Signal: status.Signal()}
+	}
+	return Ending{Code: status.ExitStatus()}
+}
+
+// ShellCode is the exit code by which a shell tells of it.
+func (e Ending) ShellCode() int {
+	if e.Signal != 0 {
+		return 128 + int(e.Signal)
+	}
+	return e.Code
+}
+
+// Exit ends this process in the same way: who waits for it sees what it would have seen
+// of the other one. It does not return.
+func (e Ending) Exit() {
+	if e.Signal != 0 {
+		signals.Die(e.Signal)
+	}
+	os.Exit(e.ShellCode())
+}

@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"appfw/netns/signals"
 )
 
 // The protocol of the control socket, a pair of AF_UNIX and SOCK_SEQPACKET: a message
@@ -21,9 +24,20 @@ const (
 	passSignal
 	// askReload asks for the policy to be read anew. From the supervisor.
 	askReload
+	// ignoring says which signals the program is to ignore, eight bytes of a
+	// [signals.Set], the lowest first. From the supervisor, once.
+	ignoring
+	// started says that the program runs. From the gateway, once.
+	started
 	// stopped says that the program stopped; the number of the signal that did it.
 	// From the gateway.
 	stopped
+	// ended says how the program ended: whether by a signal, 1 or 0, and its number or
+	// the exit code. From the gateway, once.
+	ended
+	// delivering says that what the program sent before it ended is still being
+	// delivered, and that gets on. From the gateway.
+	delivering
 )
 
 // kind is what a message says.
@@ -37,14 +51,38 @@ type message struct {
 
 // signal is the one that the message names; 0 if that is none.
 func (m message) signal() syscall.Signal {
-	if len(m.body) != 1 || m.body[0] > maxSignal {
+	if len(m.body) != 1 || m.body[0] > byte(signals.Last) {
 		return 0
 	}
 	return syscall.Signal(m.body[0])
 }
 
-// maxSignal is the kernel's last (signal(7)).
-const maxSignal = 64
+// ignored are the signals that the message names.
+func (m message) ignored() signals.Set {
+	if len(m.body) != 8 {
+		return 0
+	}
+	return signals.Set(binary.LittleEndian.Uint64(m.body))
+}
+
+// ending is the one that the message tells; false if it tells none.
+func (m message) ending() (e Ending, ok bool) {
+	if len(m.body) != 2 || m.body[0] > 1 || m.body[0] == 1 && (m.body[1] == 0 || m.body[1] > byte(signals.Last)) {
+		return e, false
+	}
+	if m.body[0] == 1 {
+		return Ending{Signal: syscall.Signal(m.body[1])}, true
+	}
+	return Ending{Code: int(m.body[1])}, true
+}
+
+// endingBody is the body of a message that tells an ending.
+func endingBody(e Ending) []byte {
+	if e.Signal != 0 {
+		return []byte{1, byte(e.Signal)}
+	}
+	return []byte{0, byte(e.Code)}
+}
 
 // Descriptors of the gateway, after standard error.
 const (
@@ -96,7 +134,7 @@ func send(control *os.File, k kind, body ...byte) error {
 
 // receive waits for the next message. It is [io.EOF] if the other end is gone.
 func receive(control *os.File) (message, error) {
-	b := make([]byte, 2) // but for the first message, none is longer
+	b := make([]byte, 1+8) // but for the first message, none is longer
 	n, err := control.Read(b)
 	switch {
 	case err != nil:

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"appfw/netns/signals"
 )
 
 // forwarded are the signals that mean the program. Of those a terminal sends, the
@@ -24,12 +26,31 @@ var ofTerminal = map[syscall.Signal]bool{
 	unix.SIGTTIN: true, unix.SIGTTOU: true,
 }
 
+// ends tells whether a signal ends a program that does nothing about it.
+func ends(sig syscall.Signal) bool {
+	switch sig {
+	case unix.SIGTSTP, unix.SIGCONT, unix.SIGTTIN, unix.SIGTTOU, unix.SIGWINCH:
+		return false
+	}
+	return true
+}
+
 // notify has the signals that mean the program sent to a channel, but for those that
 // are ignored, as nohup(1) does it: the program inherits that.
-func notify(c chan<- os.Signal) {
+func notify(c chan<- os.Signal, ignored signals.Set) {
 	for _, s := range forwarded {
-		if !signal.Ignored(s) {
+		if !ignored.Has(s.(syscall.Signal)) {
 			signal.Notify(c, s)
+		}
+	}
+}
+
+// ignore has this process ignore what the program is to ignore. It still hears of its
+// children.
+func ignore(ignored signals.Set) {
+	for sig := unix.Signal(1); sig <= signals.Last; sig++ {
+		if ignored.Has(sig) && sig != unix.SIGCHLD {
+			signal.Ignore(sig)
 		}
 	}
 }
@@ -37,7 +58,7 @@ func notify(c chan<- os.Signal) {
 // copies tells signals that a whole process group got, the program included, from
 // those that only the supervisor got: of the former the gateway has a copy, too.
 type copies struct {
-	last [maxSignal + 1]atomic.Int64 // by signal, when it came; in ns since 1970
+	last [signals.Last + 1]atomic.Int64 // by signal, when it came; in ns since 1970
 }
 
 // sameSignal is how long after this process got a signal itself the same one

@@ -17,13 +17,21 @@
 // is in protocol.go.
 //
 // To the caller, the supervisor is the program. A signal that it alone got is passed
-// on; when the program stops, it stops; and when the program ends, the gateway ends
-// with its exit code, and so does the supervisor.
+// on; when the program stops, it stops; and when the program ends, the gateway says how,
+// and the supervisor ends in the same way, by the same signal or with the same exit code.
 //
 //	What dies first   What becomes of the others
 //	program           the gateway delivers what is under way and ends, then the supervisor
-//	gateway           the supervisor ends, with a [KilledError]; the program goes on, without a network
-//	supervisor        the kernel kills the gateway (Pdeathsig); the program goes on, without a network
+//	gateway           the kernel kills the program; the supervisor ends as one that was killed
+//	supervisor        the kernel kills the gateway, and then the program
+//
+// The kernel does so by PR_SET_PDEATHSIG of prctl(2): the program is a child of the
+// gateway's, which stays on the thread that made it. What the program has left behind
+// goes on in any case, without a network.
+//
+// Nothing that the gateway waits for holds up the end: once the program has ended, the
+// supervisor gives it [EndTime], and then kills it. While the program runs, it alone
+// decides on what a signal means; before, signals that end programs end the run.
 //
 // In the supervisor:
 //
@@ -31,14 +39,15 @@
 //	var passed supervise.Passed
 //	passed.Add(supervise.Log, log)
 //	err = s.Start(exec.Command("/proc/self/exe", "gateway"), passed)
-//	code, err := s.Wait()
+//	ending, err := s.Wait()
+//	ending.Exit()
 //
 // and in the gateway:
 //
 //	g, err := supervise.Inherit()
 //	log := g.File(supervise.Log, "out.json")
-//	program, err := g.Start(func() (pid int, err error) { return ns.Start(command) })
-//	status, err := program.Wait()
+//	program, err := g.Start(func() (Child, error) { return ns.Start(command) })
+//	ending, err := program.Wait()
 //
-// It knows nothing of networks and policies, and does not exit: that is the callers'.
+// It knows nothing of networks and policies.
 package supervise

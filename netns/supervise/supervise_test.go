@@ -43,14 +43,16 @@ func beSupervisor() int {
 	cmd.Args = os.Args
 	cmd.Env = append(os.Environ(), role+"=gateway")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	if err = s.Start(cmd, passed); err == nil {
-		var code int
-		if code, err = s.Wait(); err == nil {
-			return code
-		}
+	if err = s.Start(cmd, passed); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 124
 	}
-	fmt.Fprintln(os.Stderr, err)
-	return 124
+	ending, err := s.Wait()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	ending.Exit()
+	return 120
 }
 
 // beGateway writes into what was passed, and starts a shell with its last argument.
@@ -70,8 +72,18 @@ func beGateway() int {
 	if _, err := second.WriteString(""); err != nil || second.Name() != "second" {
 		fmt.Fprintln(log, second.Name(), err)
 	}
-	program, err := g.Start(func() (int, error) {
-		return syscall.ForkExec("/bin/sh", []string{"sh", "-c", os.Args[len(os.Args)-1]}, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 1, 2}})
+	script := os.Args[len(os.Args)-1]
+	if script == slowStart {
+		fmt.Println("starting")
+		time.Sleep(time.Minute)
+	}
+	attr := &syscall.ProcAttr{
+		Env: os.Environ(), Files: []uintptr{0, 1, 2},
+		Sys: &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL, PidFD: new(int)}, // this thread stays
+	}
+	program, err := g.Start(func() (Child, error) {
+		pid, err := syscall.ForkExec("/bin/sh", []string{"sh", "-c", script}, attr)
+		return Child{pid, os.NewFile(uintptr(*attr.Sys.PidFD), "program")}, err
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -82,16 +94,32 @@ func beGateway() int {
 			fmt.Println("reload")
 		}
 	}()
-	status, err := program.Wait()
-	switch {
-	case err != nil:
+	ending, err := program.Wait()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 121
-	case status.Signaled():
-		return 128 + int(status.Signal())
 	}
-	return status.ExitStatus()
+	switch {
+	case strings.HasSuffix(script, slowEnd):
+		<-program.Hurry
+		fmt.Println("hurried")
+		time.Sleep(time.Minute)
+	case strings.HasSuffix(script, steadyEnd):
+		for range 10 {
+			time.Sleep(EndTime / 4)
+			program.Delivering()
+		}
+	}
+	_ = ending // the supervisor has been told
+	return 119
 }
+
+// What the gateway does when it starts, and when it ends, if the script ends in one.
+const (
+	slowStart = "# slow start"
+	slowEnd   = "# slow end"
+	steadyEnd = "# steady end"
+)
 
 // trio is a supervisor with a gateway and a program.
 type trio struct {
@@ -140,26 +168,87 @@ func (s *trio) says(want string) {
 	}
 }
 
-// ends waits for the supervisor, and compares its exit code and what it said.
-func (s *trio) ends(code int, says string) {
+// ends waits for the supervisor, and compares how it ended and what it said.
+func (s *trio) ends(how Ending, says string) {
 	s.t.Helper()
 	_ = s.Wait()
-	if got := s.ProcessState.ExitCode(); got != code || s.stderr.String() != says {
-		s.t.Errorf("exit code %d, want %d; stderr %q", got, code, s.stderr.String())
+	if got := EndingOf(s.ProcessState.Sys().(syscall.WaitStatus)); got != how || s.stderr.String() != says {
+		s.t.Errorf("%+v, want %+v; stderr %q", got, how, s.stderr.String())
 	}
 }
 
-func TestExitCodes(t *testing.T) {
-	for script, code := range map[string]int{"exit 0": 0, "exit 7": 7, "kill -TERM $$": 143, "kill -KILL $$": 137} {
-		start(t, script).ends(code, "")
+// The supervisor ends as the program did.
+func TestEndings(t *testing.T) {
+	for script, how := range map[string]Ending{
+		"exit 0": {}, "exit 7": {Code: 7}, "exit 255": {Code: 255}, "exit 143": {Code: 143},
+		"kill -TERM $$": {Signal: unix.SIGTERM}, "kill -INT $$": {Signal: unix.SIGINT}, "kill -KILL $$": {Signal: unix.SIGKILL},
+		"kill -SEGV $$": {Signal: unix.SIGSEGV}, "kill -64 $$": {Signal: 64},
+	} {
+		start(t, script).ends(how, "")
 	}
+}
+
+// took compares how long something took.
+func took(t *testing.T, since time.Time, least, most time.Duration) {
+	t.Helper()
+	if d := time.Since(since); d < least || d > most+time.Second {
+		t.Errorf("it took %v", d)
+	}
+}
+
+// A gateway that does not end once the program has is killed, sooner if the supervisor is
+// told to end; but not while it says that it gets on.
+func TestLate(t *testing.T) {
+	began := time.Now()
+	start(t, "exit 3 "+slowEnd).ends(Ending{Code: 3}, "")
+	took(t, began, EndTime, EndTime)
+
+	began = time.Now()
+	s := start(t, "echo ready; exit 3 "+slowEnd)
+	s.says("ready")
+	time.Sleep(EndTime / 8)
+	_ = s.Process.Signal(unix.SIGTERM)
+	s.says("hurried")
+	s.ends(Ending{Code: 3}, "")
+	took(t, began, 0, EndTime/8+hurryTime)
+
+	began = time.Now()
+	start(t, "exit 3 "+steadyEnd).ends(Ending{Code: 3}, "")
+	took(t, began, EndTime*10/4, EndTime*10/4)
+}
+
+// What ends programs ends the run before the program runs.
+func TestEarly(t *testing.T) {
+	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGUSR1} {
+		s := start(t, slowStart)
+		s.says("starting")
+		began := time.Now()
+		_ = s.Process.Signal(unix.SIGWINCH)
+		_ = s.Process.Signal(sig)
+		s.ends(Ending{Signal: sig}, "")
+		took(t, began, 0, 0)
+
+		s = start(t, slowStart) // a terminal tells all
+		s.says("starting")
+		_ = unix.Kill(-s.Process.Pid, sig)
+		s.ends(Ending{Signal: sig}, "")
+	}
+}
+
+// A gateway that was stopped goes on.
+func TestGatewayStopped(t *testing.T) {
+	s := start(t, `kill -STOP $PPID; sleep 0.2; grep State /proc/$PPID/status | cut -c 8-9 | grep -v T; kill -STOP $PPID; exit 4`)
+	if line, err := s.out.ReadString('\n'); err != nil {
+		t.Errorf("it stays stopped: %q, %v", line, err)
+	}
+	s.ends(Ending{Code: 4}, "")
 }
 
 // What is passed comes to the gateway by role, in order, and the program has none of it.
 func TestPassed(t *testing.T) {
 	s := start(t, "for fd in 3 4 5 6 7 8; do if (: >&$fd) 2>/dev/null; then echo has $fd; fi; done; echo end")
 	s.says("end")
-	s.ends(0, "")
+	s.ends(Ending{}, "")
 	for i, want := range []string{"first\n", "log\n", "second\n"} {
 		if got, err := io.ReadAll(s.passed[i]); string(got) != want || err != nil {
 			t.Errorf("descriptor %d got %q, %v; want %q", 3+i, got, err, want)
@@ -180,7 +269,7 @@ func TestSignals(t *testing.T) {
 		}
 		s.says(want.says)
 	}
-	s.ends(9, "")
+	s.ends(Ending{Code: 9}, "")
 }
 
 // The supervisor stops with the program, and both go on.
@@ -199,20 +288,22 @@ func TestStops(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.says("on")
-	s.ends(3, "")
+	s.ends(Ending{Code: 3}, "")
 }
 
-// Without its gateway the supervisor ends, and says so; the program goes on.
+// Without its gateway the program ends, and the supervisor, as one that was killed.
 func TestGatewayKilled(t *testing.T) {
 	s := start(t, "echo ready; kill -KILL $PPID; sleep 0.1; echo on")
 	s.says("ready")
-	s.says("on")
-	s.ends(124, "the gateway was ended by killed\n")
+	if rest, err := io.ReadAll(s.out); len(rest) > 0 || err != nil {
+		t.Errorf("the program went on: %q, %v", rest, err)
+	}
+	s.ends(Ending{Signal: unix.SIGKILL}, "the gateway was ended by killed\n")
 }
 
-// Without its supervisor the gateway ends.
+// Without its supervisor the gateway ends, and the program.
 func TestSupervisorKilled(t *testing.T) {
-	s := start(t, "echo ready; sleep 60")
+	s := start(t, "echo ready; exec sleep 60")
 	s.says("ready")
 	if err := s.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -221,7 +312,9 @@ func TestSupervisorKilled(t *testing.T) {
 	if got, err := io.ReadAll(s.passed[1]); string(got) != "log\n" || err != nil { // the end of file: nobody has it open
 		t.Errorf("%q, %v", got, err)
 	}
-	_ = unix.Kill(-s.Process.Pid, unix.SIGKILL) // the program
+	if rest, err := io.ReadAll(s.out); len(rest) > 0 || err != nil { // the end of file: the program has it open
+		t.Errorf("%q, %v", rest, err)
+	}
 	_ = s.Wait()
 }
 
@@ -258,7 +351,7 @@ func TestMessages(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer theirs.Close()
-	for _, m := range []message{{passSignal, []byte{15}}, {askReload, nil}, {stopped, []byte{19}}} {
+	for _, m := range []message{{passSignal, []byte{15}}, {askReload, nil}, {stopped, []byte{19}}, {started, nil}, {ended, []byte{1, 9}}, {ignoring, make([]byte, 8)}} {
 		if err := send(ours, m.kind, m.body...); err != nil {
 			t.Fatal(err)
 		}
@@ -276,6 +369,16 @@ func TestMessages(t *testing.T) {
 	for _, m := range []message{{passSignal, nil}, {passSignal, []byte{0}}, {passSignal, []byte{65}}, {passSignal, []byte{1, 2}}} {
 		if s := m.signal(); s != 0 {
 			t.Errorf("%v names signal %d", m, s)
+		}
+	}
+	for _, e := range []Ending{{}, {Code: 255}, {Signal: 1}, {Signal: 64}} {
+		if got, ok := (message{ended, endingBody(e)}).ending(); got != e || !ok {
+			t.Errorf("%+v has become %+v, %v", e, got, ok)
+		}
+	}
+	for _, body := range [][]byte{nil, {0}, {1, 0}, {1, 65}, {2, 0}, {0, 0, 0}} {
+		if e, ok := (message{ended, body}).ending(); ok {
+			t.Errorf("%v tells %+v", body, e)
 		}
 	}
 }
@@ -402,11 +505,13 @@ func TestFollow(t *testing.T) {
 		_, _ = bufio.NewReader(out).ReadString('\n')
 		_ = unix.Kill(os.Getpid(), unix.SIGUSR2)
 	}()
-	err = Follow(c, unix.SIGUSR2)
-	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 5 {
-		t.Error(err)
+	if e, err := Follow(c, unix.SIGUSR2); err != nil || e != (Ending{Code: 5}) {
+		t.Error(e, err)
 	}
-	if err := Follow(exec.Command("/nowhere")); !errors.Is(err, os.ErrNotExist) {
+	if e, err := Follow(exec.Command("sh", "-c", "kill -TERM $$")); err != nil || e != (Ending{Signal: unix.SIGTERM}) {
+		t.Error(e, err)
+	}
+	if _, err := Follow(exec.Command("/nowhere")); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
 }

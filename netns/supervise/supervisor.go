@@ -1,23 +1,49 @@
 package supervise
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"appfw/netns/signals"
 )
+
+// EndTime bounds how long a run goes on once its program has ended, or has been told to
+// end and does not run yet; longer only while what the program sent is being delivered
+// and gets on.
+const EndTime = 2 * time.Second
+
+// hurryTime is how long the gateway has, after the program has ended, when the run is
+// told to end besides.
+const hurryTime = time.Second
 
 // Supervisor is the process that was called.
 type Supervisor struct {
 	signals chan os.Signal
+	ignored func() signals.Set // waits until it is known
 	control *os.File
-	theirs  *os.File  // the gateway's end; nil when it has it
-	cmd     *exec.Cmd // the gateway; nil before Start
+	theirs  *os.File      // the gateway's end; nil when it has it
+	cmd     *exec.Cmd     // the gateway; nil before Start
+	heard   chan struct{} // closed when all that the gateway said was heard
+
+	mu     sync.Mutex
+	runs   bool           // the program runs, or has ended
+	ending *Ending        // of the program; nil before
+	early  syscall.Signal // that ended the run before the program ran; 0: none
+	late   *time.Timer    // kills the gateway; nil: it has time
+	hurry  bool           // it gets no more time
+
+	losing sync.Once
+	lost   chan struct{} // closed when the gateway was killed, and that took no effect
 }
 
 // NewSupervisor makes this process a supervisor: from here on it survives the signals
@@ -37,8 +63,12 @@ func NewSupervisor() (*Supervisor, error) {
 			return nil, err
 		}
 	}
-	s := &Supervisor{signals: make(chan os.Signal, 64)}
-	notify(s.signals)
+	s := &Supervisor{signals: make(chan os.Signal, 64), heard: make(chan struct{}), lost: make(chan struct{})}
+	now := signals.IgnoredNow()
+	s.ignored = sync.OnceValue(func() signals.Set { return signals.Ignored(now) })
+	go s.ignored()
+	notify(s.signals, now)
+	signal.Ignore(unix.SIGPIPE) // that nobody reads stderr is no reason to end
 	var err error
 	s.control, s.theirs, err = openControl()
 	return s, err
@@ -62,42 +92,92 @@ func (s *Supervisor) Start(cmd *exec.Cmd, passed Passed) error {
 		f.Close() // with the gateway, they are gone
 	}
 	s.cmd, s.theirs = cmd, nil
-	go s.passSignals()
-	go s.mirrorStops()
+	ignored := s.ignored()
+	ignore(ignored)
+	// An error means that the gateway has ended, which Wait tells.
+	_ = send(s.control, ignoring, binary.LittleEndian.AppendUint64(nil, uint64(ignored))...)
+	go s.passSignals(ignored)
+	go s.listen()
 	return nil
 }
 
-// KilledError says that a signal ended the gateway. The program has no network now.
-type KilledError struct{ Signal syscall.Signal }
+// KilledError says that the gateway was ended by a signal, or failed, while the program
+// ran, which has ended with it.
+type KilledError struct{ Ending Ending }
 
-func (e *KilledError) Error() string { return fmt.Sprintf("the gateway was ended by %v", e.Signal) }
+func (e *KilledError) Error() string {
+	if e.Ending.Signal != 0 {
+		return fmt.Sprintf("the gateway was ended by %v", e.Ending.Signal)
+	}
+	return fmt.Sprintf("the gateway failed, with exit code %d", e.Ending.Code)
+}
 
-// Wait waits until the gateway has ended, and returns its exit code. It is a
-// [*KilledError] if it has none.
-func (s *Supervisor) Wait() (code int, err error) {
-	err = s.cmd.Wait()
-	if status, ok := s.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		return 0, &KilledError{status.Signal()}
+// Wait waits until the gateway has ended, and returns how the program did; if it never
+// ran, how the gateway did, which is as the program would have. It is a [*KilledError]
+// if the program ended for want of a gateway, killed, too. It reaps what else is left to
+// this process, which may be process 1.
+func (s *Supervisor) Wait() (Ending, error) {
+	var gateway Ending
+	var err error
+	reaped := make(chan struct{})
+	go func() {
+		defer close(reaped)
+		gateway, err = s.reap()
+		<-s.heard
+	}()
+	select {
+	case <-reaped:
+		if err != nil {
+			return Ending{}, err
+		}
+	case <-s.lost: // it hangs in the kernel
 	}
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		return exit.ExitCode(), nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.ending != nil:
+		return *s.ending, nil
+	case s.early != 0:
+		return Ending{Signal: s.early}, nil
+	case s.runs:
+		return Ending{Signal: unix.SIGKILL}, &KilledError{gateway}
 	}
-	return 0, err
+	return gateway, nil
+}
+
+// reap waits until the gateway has ended. It reaps all that ends before. A gateway that
+// was stopped goes on: when the program stops, it does not.
+func (s *Supervisor) reap() (Ending, error) {
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, syscall.WUNTRACED, nil)
+		switch {
+		case err == syscall.EINTR:
+		case err != nil:
+			return Ending{}, fmt.Errorf("wait for the gateway: %w", err)
+		case pid != s.cmd.Process.Pid:
+		case status.Stopped():
+			_ = s.cmd.Process.Signal(unix.SIGCONT) // by its pidfd
+		default:
+			return EndingOf(status), nil
+		}
+	}
 }
 
 // passSignals passes the signals on that this process alone got. SIGHUP asks for a
 // reload, but for the hangup of a terminal, of which only its session's leader hears.
-func (s *Supervisor) passSignals() {
+func (s *Supervisor) passSignals(ignored signals.Set) {
 	leads := leadsTerminal()
 	for received := range s.signals {
 		sig := received.(syscall.Signal)
-		if ofTerminal[sig] && inForeground() {
+		if ignored.Has(sig) || ofTerminal[sig] && inForeground() {
 			continue
 		}
 		var err error
 		if sig == unix.SIGHUP && !(leads && !hasTerminal()) {
 			err = send(s.control, askReload)
 		} else {
+			s.told(sig)
 			err = send(s.control, passSignal, byte(sig))
 		}
 		if err != nil {
@@ -106,28 +186,79 @@ func (s *Supervisor) passSignals() {
 	}
 }
 
-// mirrorStops stops this process whenever the program stopped, so that a shell sees
-// its job stopped. SIGCONT continues both.
-func (s *Supervisor) mirrorStops() {
+// told sees to it that a signal which ends programs ends the run, if the program does
+// not run, which would have to decide on that.
+func (s *Supervisor) told(sig syscall.Signal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case !ends(sig):
+	case !s.runs:
+		s.early = sig
+		s.endIn(0)
+	case s.ending != nil && !s.hurry:
+		s.hurry = true
+		s.endIn(hurryTime)
+	}
+}
+
+// endIn has the gateway killed if it has not ended after a time. mu is held.
+func (s *Supervisor) endIn(d time.Duration) {
+	if s.late == nil {
+		s.late = time.AfterFunc(d, s.kill)
+	} else {
+		s.late.Reset(d)
+	}
+}
+
+// killTime is how long a process that was killed may take to end.
+const killTime = time.Second
+
+func (s *Supervisor) kill() {
+	_ = s.cmd.Process.Kill()
+	time.AfterFunc(killTime, func() { s.losing.Do(func() { close(s.lost) }) })
+}
+
+// listen hears what the gateway says, until that has ended. It stops this process
+// whenever the program stopped, so that a shell sees its job stopped. SIGCONT continues
+// both.
+func (s *Supervisor) listen() {
+	defer close(s.heard)
 	for {
 		m, err := receive(s.control)
 		if err != nil {
 			return
 		}
 		if m.kind == stopped {
-			_ = unix.Kill(unix.Getpid(), unix.SIGSTOP)
+			_ = unix.Kill(unix.Getpid(), unix.SIGSTOP) // itself
+			continue
 		}
+		s.mu.Lock()
+		switch m.kind {
+		case started:
+			s.runs = true
+		case ended:
+			if e, ok := m.ending(); ok {
+				s.ending = &e
+				s.endIn(EndTime)
+			}
+		case delivering:
+			if s.ending != nil && !s.hurry {
+				s.endIn(EndTime)
+			}
+		}
+		s.mu.Unlock()
 	}
 }
 
 // Follow starts a command and waits until it has ended. Meanwhile it passes on to it
 // those of the signals that this process alone got.
-func Follow(cmd *exec.Cmd, signals ...os.Signal) error {
+func Follow(cmd *exec.Cmd, passed ...os.Signal) (Ending, error) {
 	received := make(chan os.Signal, 16)
-	signal.Notify(received, signals...)
+	signal.Notify(received, passed...)
 	defer signal.Stop(received)
 	if err := cmd.Start(); err != nil {
-		return err
+		return Ending{}, err
 	}
 	ended := make(chan struct{})
 	defer close(ended)
@@ -136,12 +267,16 @@ func Follow(cmd *exec.Cmd, signals ...os.Signal) error {
 			select {
 			case s := <-received:
 				if !(ofTerminal[s.(syscall.Signal)] && inForeground()) { // else it has got a copy
-					_ = cmd.Process.Signal(s)
+					_ = cmd.Process.Signal(s) // by its pidfd
 				}
 			case <-ended:
 				return
 			}
 		}
 	}()
-	return cmd.Wait()
+	err := cmd.Wait()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return EndingOf(exit.Sys().(syscall.WaitStatus)), nil
+	}
+	return Ending{}, err
 }

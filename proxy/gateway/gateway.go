@@ -4,9 +4,9 @@
 //
 //	g, err := gateway.Open(netns.New)
 //	serving, failed := g.Serve(ctx, p, ports, explain)
-//	pid, err := g.App.Start(command)
-//	... // it has exited
-//	g.Drain(p)
+//	child, err := g.App.Start(command)
+//	... // it has ended
+//	g.Drain(ctx, p, moving)
 //	cancel()
 //	serving.Wait()
 package gateway
@@ -87,22 +87,23 @@ func (g *Gateway) Serve(ctx context.Context, p *proxy.Proxy, ports []*proxy.Publ
 }
 
 const (
-	// judgeTime bounds the wait for the last packets of an app that has exited, and
-	// sendTime that for what it sent to be delivered.
-	judgeTime = time.Second
+	// judgeTime bounds the wait for the last packets of an app that has ended, and
+	// sendTime that for what it sent to be delivered, while that gets on.
+	judgeTime = 250 * time.Millisecond
 	sendTime  = 10 * time.Second
 )
 
-// Drain lets the last packets of an app that has exited be judged and recorded,
-// and what it sent be delivered.
-func (g *Gateway) Drain(p *proxy.Proxy) {
-	judging, cancel := context.WithTimeout(context.Background(), judgeTime)
+// Drain lets the last packets of an app that has ended be judged and recorded, and
+// what it sent be delivered, until ctx ends. While that gets on, moving is called now
+// and then; if it does not, Drain returns after a second at most.
+func (g *Gateway) Drain(ctx context.Context, p *proxy.Proxy, moving func()) {
+	judging, cancel := context.WithTimeout(ctx, judgeTime)
 	defer cancel()
 	g.gate.Drain(judging, g.App)
 	g.loopback.Drain(judging, g.App)
-	delivering, cancel := context.WithTimeout(context.Background(), sendTime)
+	delivering, cancel := context.WithTimeout(ctx, sendTime)
 	defer cancel()
-	p.Linger(delivering, func() map[netns.Connection]bool {
+	p.Linger(delivering, moving, func() map[netns.Connection]bool {
 		closing, _ := g.App.Closing() // without, only what has come whole is waited for
 		return closing
 	})
