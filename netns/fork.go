@@ -165,6 +165,9 @@ func (c Command) execute(path string) (*Child, error) {
 	}
 	defer hear.Close()
 	m.report = int(say.Fd())
+	if c.Begun != nil {
+		c.Begun()
+	}
 	syscall.ForkLock.Lock()
 	pid, errno := m.fork()
 	syscall.ForkLock.Unlock()

@@ -29,6 +29,9 @@ type Command struct {
 	// all that its user's signals reach.
 	Scope *os.File
 
+	// Begun is called when the app may run from here on. It may be nil.
+	Begun func()
+
 	Ignored   signals.Set // by the app, as nohup(1) does it
 	OpenFiles unix.Rlimit // see [OpenFilesLimit]
 }

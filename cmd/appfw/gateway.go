@@ -110,12 +110,12 @@ func serveApp(flags runFlags, args []string, process *supervise.Gateway) error {
 	}
 	serving, failed := g.Serve(ctx, p, ports, explain)
 	supervise.KeepThreads()
-	program, err := process.Start(func() (supervise.Child, error) {
+	program, err := process.Start(func(begun func()) (supervise.Child, error) {
 		child, err := g.App.Start(netns.Command{
 			Args: args, Env: appEnv(flags.proxyEnv), Dir: dir,
 			Files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
 			View:  guard,
-			Scope: scope, Ignored: process.Ignored(), OpenFiles: openFiles,
+			Scope: scope, Ignored: process.Ignored(), OpenFiles: openFiles, Begun: begun,
 		})
 		if err != nil {
 			return supervise.Child{}, err

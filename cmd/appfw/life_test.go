@@ -45,6 +45,7 @@ func TestExitCodes(t *testing.T) {
 			{[]string{"--", write("plain", "x", 0o644)}, 126, "permission denied"},
 			{[]string{"--", dir}, 126, "is a directory"},
 			{[]string{"--", write("noshebang", "exit 5\n", 0o755)}, 5, ""},
+			{[]string{"--", write("nointerpreter", "#!/nosuch/sh\n", 0o755)}, 127, "nointerpreter: no such file or directory"},
 			{[]string{"--", write("script", "#!/bin/sh\nexit 6\n", 0o755)}, 6, ""},
 			{[]string{}, 125, "no command to run"},
 			{[]string{"--alow", "x", "--", "true"}, 125, "unknown flag: --alow"},

@@ -11,9 +11,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"appfw/netns/supervise"
 	"appfw/testdata/internet"
 )
 
@@ -123,7 +125,7 @@ func (w *world) finish(c *internet.Cmd) result {
 	exit, isExit := errors.AsType[*exec.ExitError](err)
 	switch {
 	case isExit:
-		r.code = exit.ExitCode()
+		r.code = supervise.EndingOf(exit.Sys().(syscall.WaitStatus)).ShellCode()
 	case err != nil:
 		w.t.Fatalf("%v: %v", c.Args, err)
 	}

@@ -55,8 +55,8 @@ func ExampleGateway() {
 		return
 	}
 	files := [3]*os.File{os.Stdin, os.Stdout, os.Stderr}
-	program, err := g.Start(func() (supervise.Child, error) {
-		c, err := ns.Start(netns.Command{Args: os.Args[2:], Dir: "/", Files: files, Ignored: g.Ignored(), OpenFiles: limit})
+	program, err := g.Start(func(begun func()) (supervise.Child, error) {
+		c, err := ns.Start(netns.Command{Args: os.Args[2:], Dir: "/", Files: files, Ignored: g.Ignored(), OpenFiles: limit, Begun: begun})
 		if err != nil {
 			return supervise.Child{}, err
 		}

@@ -34,7 +34,9 @@ type Gateway struct {
 	copies   copies
 
 	mu      sync.Mutex
-	program *Program // that runs, or has ended; nil before
+	begun   bool             // the program may run
+	program *Program         // that runs, or has ended; nil before
+	waiting []syscall.Signal // for the program that is about to run
 }
 
 // Inherit takes over what the supervisor passed; it is called once, first. It is
@@ -91,17 +93,28 @@ func (g *Gateway) Ignored() signals.Set {
 	return g.ignored
 }
 
-// Start has the program started by a function, as a child of this process.
-func (g *Gateway) Start(start func() (Child, error)) (*Program, error) {
-	child, err := start()
+// Start has the program started by a function, as a child of this process. That calls
+// begun immediately before the program may run: from then on, it alone decides on what a
+// signal means.
+func (g *Gateway) Start(start func(begun func()) (Child, error)) (*Program, error) {
+	child, err := start(func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.begun = true
+		_ = send(g.control, started) // an error means that the supervisor has ended
+	})
 	if err != nil {
+		_ = send(g.control, failed)
 		return nil, err
 	}
 	p := &Program{Hurry: g.hurry, gateway: g, child: child}
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.program = p
-	g.mu.Unlock()
-	return p, send(g.control, started)
+	for _, sig := range g.waiting {
+		_ = child.signal(sig)
+	}
+	return p, nil
 }
 
 // Program is the program that the gateway serves.
@@ -176,7 +189,9 @@ func (g *Gateway) pass(sig syscall.Signal) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch p := g.program; {
-	case sig == 0 || p == nil: // before it runs, signals that would end it end the supervisor
+	case sig == 0 || !g.begun: // before, signals that would end the program end the supervisor
+	case p == nil:
+		g.waiting = append(g.waiting, sig)
 	case !p.ended:
 		if !g.copies.has(sig, time.Now()) {
 			_ = p.child.signal(sig)
@@ -206,10 +221,11 @@ func (g *Gateway) catch() {
 			g.copies.note(sig, time.Now())
 			g.mu.Lock()
 			switch {
-			case !ends(sig):
-			case g.program == nil:
+			case !g.begun && ends(sig):
 				Ending{Signal: sig}.Exit() // as the program would
-			case g.program.ended:
+			case g.begun && g.program == nil: // which may have been too late for a copy
+				g.waiting = append(g.waiting, sig)
+			case g.begun && g.program.ended && ends(sig):
 				g.hasten()
 			}
 			g.mu.Unlock()

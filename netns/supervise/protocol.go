@@ -27,8 +27,11 @@ const (
 	// ignoring says which signals the program is to ignore, eight bytes of a
 	// [signals.Set], the lowest first. From the supervisor, once.
 	ignoring
-	// started says that the program runs. From the gateway, once.
+	// started says that the program is about to run. From the gateway, once.
 	started
+	// failed says that the program does not run after all. From the gateway, which ends
+	// then.
+	failed
 	// stopped says that the program stopped; the number of the signal that did it.
 	// From the gateway.
 	stopped

@@ -46,7 +46,7 @@
 //
 //	g, err := supervise.Inherit()
 //	log := g.File(supervise.Log, "out.json")
-//	program, err := g.Start(func() (Child, error) { return ns.Start(command) })
+//	program, err := g.Start(func(begun func()) (Child, error) { return ns.Start(command) })
 //	ending, err := program.Wait()
 //
 // It knows nothing of networks and policies.

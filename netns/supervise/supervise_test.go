@@ -81,7 +81,11 @@ func beGateway() int {
 		Env: os.Environ(), Files: []uintptr{0, 1, 2},
 		Sys: &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL, PidFD: new(int)}, // this thread stays
 	}
-	program, err := g.Start(func() (Child, error) {
+	program, err := g.Start(func(begun func()) (Child, error) {
+		begun()
+		if script == noStart {
+			return Child{}, errors.New("no program")
+		}
 		pid, err := syscall.ForkExec("/bin/sh", []string{"sh", "-c", script}, attr)
 		return Child{pid, os.NewFile(uintptr(*attr.Sys.PidFD), "program")}, err
 	})
@@ -117,6 +121,7 @@ func beGateway() int {
 // What the gateway does when it starts, and when it ends, if the script ends in one.
 const (
 	slowStart = "# slow start"
+	noStart   = "# no start"
 	slowEnd   = "# slow end"
 	steadyEnd = "# steady end"
 )
@@ -187,6 +192,9 @@ func TestEndings(t *testing.T) {
 		start(t, script).ends(how, "")
 	}
 }
+
+// A program that does not run after all leaves the exit code to the gateway.
+func TestNoStart(t *testing.T) { start(t, noStart).ends(Ending{Code: 122}, "no program\n") }
 
 // took compares how long something took.
 func took(t *testing.T, since time.Time, least, most time.Duration) {

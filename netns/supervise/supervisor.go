@@ -36,7 +36,7 @@ type Supervisor struct {
 	heard   chan struct{} // closed when all that the gateway said was heard
 
 	mu     sync.Mutex
-	runs   bool           // the program runs, or has ended
+	runs   bool           // the program is about to run, runs, or has ended
 	ending *Ending        // of the program; nil before
 	early  syscall.Signal // that ended the run before the program ran; 0: none
 	late   *time.Timer    // kills the gateway; nil: it has time
@@ -237,6 +237,8 @@ func (s *Supervisor) listen() {
 		switch m.kind {
 		case started:
 			s.runs = true
+		case failed:
+			s.runs = false
 		case ended:
 			if e, ok := m.ending(); ok {
 				s.ending = &e
