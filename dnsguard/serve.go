@@ -23,7 +23,7 @@ func (g *Guard) Serve(ctx context.Context, tcp []net.Listener, udp []*net.UDPCon
 	var servers []*dns.Server
 	handler := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { g.serveDNS(ctx, w, q) })
 	for _, l := range tcp {
-		servers = append(servers, &dns.Server{Listener: netutil.LimitListener(l, maxConns), Handler: handler, MaxTCPQueries: -1}) // any number
+		servers = append(servers, &dns.Server{Listener: &listener{netutil.LimitListener(l, maxConns), ctx}, Handler: handler, MaxTCPQueries: -1}) // any number
 	}
 	errs := make([]error, len(servers)+len(udp))
 	var running, started sync.WaitGroup

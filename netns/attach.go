@@ -52,16 +52,15 @@ func Open(path string) (*Namespace, error) {
 // appfw has it. What one that has ended left behind is removed. The devices other
 // than the loopback that remain are returned: programs may go out by them.
 func (ns *Namespace) Take() (others []string, err error) {
+	lock, err := takeLock(ns.file)
+	if errors.Is(err, errTaken) {
+		return nil, err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("take the namespace: %w", err)
+	}
+	ns.lock = lock
 	err = ns.Do(func() error {
-		// An abstract address is of the namespace, and free when its owner has ended.
-		lock, err := net.ListenUnix("unix", &net.UnixAddr{Name: "@appfw-gateway", Net: "unix"})
-		if errors.Is(err, unix.EADDRINUSE) {
-			return errors.New("another appfw has this namespace already")
-		}
-		if err != nil {
-			return fmt.Errorf("take the namespace: %w", err)
-		}
-		ns.lock = lock
 		if err := sweep(); err != nil {
 			return err
 		}

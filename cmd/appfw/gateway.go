@@ -145,10 +145,10 @@ func serveApp(flags runFlags, args []string, process *supervise.Gateway) error {
 }
 
 const (
-	// servingTime bounds the wait for what is served when the app has ended, and
-	// reportTime that for who reads what is said.
-	servingTime = 150 * time.Millisecond
-	reportTime  = 500 * time.Millisecond
+	// drainedTime bounds the wait for what is served when the app has ended, and
+	// heardTime that for who reads what is said.
+	drainedTime = 150 * time.Millisecond
+	heardTime   = 500 * time.Millisecond
 )
 
 // finishRun ends the gateway of an app that has ended, step by step. None of them takes
@@ -166,18 +166,8 @@ func finishRun(program *supervise.Program, drain func(context.Context), cancel f
 	}()
 	drain(ctx)
 	cancel()
-	within(servingTime, serving)
-	within(reportTime, report)
-}
-
-// within calls a function that may block, and waits for it, for a time at most.
-func within(d time.Duration, fn func()) {
-	done := make(chan struct{})
-	go func() { defer close(done); fn() }()
-	select {
-	case <-done:
-	case <-time.After(d):
-	}
+	within(drainedTime, serving)
+	within(heardTime, report)
 }
 
 // unscoped says what a program can do where signals cannot be kept within its run.

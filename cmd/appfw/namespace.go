@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/signal"
 	"strings"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -47,20 +45,14 @@ func serveNamespace(flags namespaceFlags, path string, pid int) (err error) {
 	if err != nil {
 		return err
 	}
-	defer closeService(report, &err)
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	defer closeService(report, flags.output.log != "", &err)
+	told := takeOrders()
+	var process *supervise.Process
 	if pid != 0 {
-		process, err := supervise.OpenProcess(pid)
-		if err != nil {
+		if process, err = supervise.OpenProcess(pid); err != nil {
 			return noNamespace(path, err)
 		}
 		defer process.Close()
-		go func() {
-			if process.Ended() {
-				signals <- unix.SIGTERM
-			}
-		}()
 	}
 	var app *netns.Namespace
 	rules, err := judged(judgedBy{flags.policy, inforce.WritersIn(path), host, report, len(published) > 0, false}, &app)
@@ -77,12 +69,19 @@ func serveNamespace(flags namespaceFlags, path string, pid int) (err error) {
 	if err != nil {
 		return err
 	}
-	g, err := gateway.Open(func() (*netns.Namespace, error) { return takeNamespace(path, flags.leaky) })
+	g, err := gateway.Open(func() (*netns.Namespace, error) { return takeNamespace(path, process, flags.leaky) })
 	if err != nil {
 		return err
 	}
 	app = g.App
 	defer func() { err = errors.Join(err, g.App.Leave()) }()
+	if process != nil {
+		go func() {
+			if process.Ended() {
+				told.stop()
+			}
+		}()
+	}
 	if err := netns.KeepCapabilities(); err != nil {
 		return err
 	}
@@ -99,28 +98,33 @@ func serveNamespace(flags namespaceFlags, path string, pid int) (err error) {
 	units.Notify("READY=1\nSTATUS=Serving " + printable(path)) // a line is an assignment
 	for running := true; running; {
 		select {
-		case sig := <-signals:
-			if running = sig == unix.SIGHUP; running {
-				units.NotifyReloading()
-				report.Reopen()
-				select {
-				case asked <- struct{}{}:
-				default: // it has been asked
-				}
+		case <-told.end:
+			running = false
+		case <-told.reload:
+			units.NotifyReloading()
+			report.Reopen()
+			select {
+			case asked <- struct{}{}:
+			default: // it has been asked
 			}
 		case err = <-failed:
 			running = false
+			endBy(unix.SIGTERM, supervise.EndTime)
 		}
 	}
 	units.Notify("STOPPING=1")
 	cancel()
-	serving.Wait()
+	within(servingTime, serving.Wait)
 	return err
 }
 
-// takeNamespace opens a namespace that has no other way out.
-func takeNamespace(path string, leaky bool) (*netns.Namespace, error) {
+// takeNamespace opens a namespace that has no other way out. It is that of a process, if
+// there is one, and not of another that has got its number.
+func takeNamespace(path string, process *supervise.Process, leaky bool) (*netns.Namespace, error) {
 	ns, err := netns.Open(path)
+	if err == nil && process != nil && !process.Lives() {
+		err = errors.Join(unix.ESRCH, ns.Close())
+	}
 	if err != nil {
 		return nil, noNamespace(path, err)
 	}

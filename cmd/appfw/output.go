@@ -84,10 +84,3 @@ func (o outputFlags) startService() (host hostConfig, j *journal.Journal, err er
 	return host, journal.New(c), nil
 }
 
-// closeService closes the journal of a service that ends with an error, or without
-// one: then it fails if its log is not whole.
-func closeService(j *journal.Journal, err *error) {
-	if j.Close() != nil && *err == nil {
-		*err = &exitError{code: exitFailed} // it has been said
-	}
-}

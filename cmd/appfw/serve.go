@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/signal"
 	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"appfw/netns/route"
 	"appfw/netns/units"
@@ -74,9 +71,8 @@ func serve(flags serveFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	defer closeService(report, &err)
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	defer closeService(report, flags.output.log != "", &err)
+	told := takeOrders()
 	passed, err := activation.Listeners() // by the service manager
 	if err != nil {
 		return fmt.Errorf("take the sockets that were passed: %w", err)
@@ -116,43 +112,39 @@ func serve(flags serveFlags) (err error) {
 	}
 	serving.Go(func() { units.FeedWatchdog(ctx, all.Proxy.Alive) })
 	units.Notify("READY=1\nSTATUS=Serving")
-	for sig := range signals {
-		if sig != unix.SIGHUP {
-			break
+	told.grace.Store(int64(flags.grace))
+	for running := true; running; {
+		select {
+		case <-told.end:
+			running = false
+		case <-told.reload:
+			units.NotifyReloading()
+			report.Reopen()
+			who.Reload(ctx)
 		}
-		units.NotifyReloading()
-		report.Reopen()
-		who.Reload(ctx)
 	}
 	units.Notify("STOPPING=1")
 	listeners.Close()
 	e.Finish()
-	awaitClients(&clients, flags.grace, signals)
+	awaitClients(&clients, flags.grace, told)
 	cancel()
-	clients.Wait()
-	serving.Wait()
-	who.Wait()
+	within(servingTime, func() {
+		clients.Wait()
+		serving.Wait()
+		who.Wait()
+	})
 	return nil
 }
 
 // awaitClients waits until all clients have left, for grace at most, or until it is told
 // again to end.
-func awaitClients(clients *sync.WaitGroup, grace time.Duration, signals <-chan os.Signal) {
+func awaitClients(clients *sync.WaitGroup, grace time.Duration, told *orders) {
 	ended := make(chan struct{})
 	go func() { clients.Wait(); close(ended) }()
-	late := time.NewTimer(grace)
-	defer late.Stop()
-	for {
-		select {
-		case <-ended:
-			return
-		case <-late.C:
-			return
-		case sig := <-signals:
-			if sig != unix.SIGHUP {
-				return
-			}
-		}
+	select {
+	case <-ended:
+	case <-time.After(grace):
+	case <-told.now:
 	}
 }
 

@@ -53,10 +53,10 @@ func Inherit() (*Gateway, error) {
 		return nil, err
 	}
 	unix.CloseOnExec(controlFD)
+	_ = unix.SetNonblock(controlFD, true) // to wait for it takes no processor
 	for i := range roles {
 		unix.CloseOnExec(firstPassed + i)
 	}
-	_ = unix.SetNonblock(controlFD, true) // to wait for it takes no processor
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("forbid others to look into the gateway: %w", err)
 	}
@@ -150,7 +150,7 @@ func (p *Program) Wait() (Ending, error) {
 			p.ended = true
 			p.gateway.mu.Unlock()
 			e := EndingOf(status)
-			return e, send(p.gateway.control, ended, endingBody(e)...)
+			return e, send(p.gateway.control, programEnded, endingBody(e)...)
 		}
 	}
 }
@@ -162,24 +162,34 @@ func (p *Program) Delivering() { _ = send(p.gateway.control, delivering) }
 // obey does what the supervisor says, until that is gone.
 func (g *Gateway) obey() {
 	defer close(g.orphaned)
-	for {
-		m, err := receive(g.control)
-		if err != nil {
-			return
-		}
-		switch m.kind {
-		case ignoring:
-			g.ignored = m.ignored()
-			ignore(g.ignored)
-			close(g.told)
-		case askReload:
-			select {
-			case g.reload <- struct{}{}:
-			default: // it has been asked for
+	raw, err := g.control.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Read(func(fd uintptr) (gone bool) {
+		for {
+			m, err := receive(int(fd))
+			if err != nil {
+				return err != unix.EAGAIN
 			}
-		case passSignal:
-			g.pass(m.signal())
+			g.do(m)
 		}
+	})
+}
+
+func (g *Gateway) do(m message) {
+	switch m.kind {
+	case ignoring:
+		g.ignored = m.ignored()
+		ignore(g.ignored)
+		close(g.told)
+	case askReload:
+		select {
+		case g.reload <- struct{}{}:
+		default: // it has been asked for
+		}
+	case passSignal:
+		g.pass(m.signal())
 	}
 }
 

@@ -29,10 +29,22 @@ func (p *Process) Ended() bool {
 	if err != nil {
 		return false
 	}
-	return raw.Read(func(fd uintptr) bool {
-		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-		return n > 0
-	}) == nil
+	return raw.Read(hasEnded) == nil
+}
+
+// Lives tells whether the process has not ended yet.
+func (p *Process) Lives() bool {
+	ended := false
+	raw, err := p.file.SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) { ended = hasEnded(fd) })
+	}
+	return err == nil && !ended
+}
+
+func hasEnded(pidfd uintptr) bool {
+	n, _ := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
+	return n > 0
 }
 
 // Close forgets the process, which goes on.

@@ -35,9 +35,9 @@ const (
 	// stopped says that the program stopped; the number of the signal that did it.
 	// From the gateway.
 	stopped
-	// ended says how the program ended: whether by a signal, 1 or 0, and its number or
+	// programEnded says how the program ended: whether by a signal, 1 or 0, and its number or
 	// the exit code. From the gateway, once.
-	ended
+	programEnded
 	// delivering says that what the program sent before it ended is still being
 	// delivered, and that gets on. From the gateway.
 	delivering
@@ -119,7 +119,7 @@ func (p *Passed) Add(r Role, f *os.File) {
 
 // openControl opens the control socket.
 func openControl() (supervisor, gateway *os.File, err error) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open control socket: %w", err)
 	}
@@ -135,10 +135,14 @@ func send(control *os.File, k kind, body ...byte) error {
 	return err
 }
 
-// receive waits for the next message. It is [io.EOF] if the other end is gone.
-func receive(control *os.File) (message, error) {
+// receive takes the next message, without waiting. It is [io.EOF] if the other end is
+// gone, and EAGAIN if there is none.
+func receive(control int) (message, error) {
 	b := make([]byte, 1+8) // but for the first message, none is longer
-	n, err := control.Read(b)
+	n, _, err := unix.Recvfrom(control, b, unix.MSG_DONTWAIT)
+	for err == unix.EINTR || err == unix.ECONNRESET { // the other end is gone; what it said is still there
+		n, _, err = unix.Recvfrom(control, b, unix.MSG_DONTWAIT)
+	}
 	switch {
 	case err != nil:
 		return message{}, err

@@ -359,11 +359,11 @@ func TestMessages(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer theirs.Close()
-	for _, m := range []message{{passSignal, []byte{15}}, {askReload, nil}, {stopped, []byte{19}}, {started, nil}, {ended, []byte{1, 9}}, {ignoring, make([]byte, 8)}} {
+	for _, m := range []message{{passSignal, []byte{15}}, {askReload, nil}, {stopped, []byte{19}}, {started, nil}, {programEnded, []byte{1, 9}}, {ignoring, make([]byte, 8)}} {
 		if err := send(ours, m.kind, m.body...); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := receive(theirs); err != nil || got.kind != m.kind || string(got.body) != string(m.body) {
+		if got, err := receive(int(theirs.Fd())); err != nil || got.kind != m.kind || string(got.body) != string(m.body) {
 			t.Errorf("%v has become %v, %v", m, got, err)
 		}
 	}
@@ -371,7 +371,7 @@ func TestMessages(t *testing.T) {
 		t.Error("a message without end was sent")
 	}
 	ours.Close()
-	if m, err := receive(theirs); !errors.Is(err, io.EOF) {
+	if m, err := receive(int(theirs.Fd())); !errors.Is(err, io.EOF) {
 		t.Errorf("at the end: %v, %v", m, err)
 	}
 	for _, m := range []message{{passSignal, nil}, {passSignal, []byte{0}}, {passSignal, []byte{65}}, {passSignal, []byte{1, 2}}} {
@@ -380,12 +380,12 @@ func TestMessages(t *testing.T) {
 		}
 	}
 	for _, e := range []Ending{{}, {Code: 255}, {Signal: 1}, {Signal: 64}} {
-		if got, ok := (message{ended, endingBody(e)}).ending(); got != e || !ok {
+		if got, ok := (message{programEnded, endingBody(e)}).ending(); got != e || !ok {
 			t.Errorf("%+v has become %+v, %v", e, got, ok)
 		}
 	}
 	for _, body := range [][]byte{nil, {0}, {1, 0}, {1, 65}, {2, 0}, {0, 0, 0}} {
-		if e, ok := (message{ended, body}).ending(); ok {
+		if e, ok := (message{programEnded, body}).ending(); ok {
 			t.Errorf("%v tells %+v", body, e)
 		}
 	}
@@ -489,6 +489,9 @@ func TestProcess(t *testing.T) {
 		t.Error("it has ended")
 	case <-time.After(10 * time.Millisecond):
 	}
+	if !waited.Lives() {
+		t.Error("it does not live")
+	}
 	forgotten.Close()
 	if <-given {
 		t.Error("what was closed has ended")
@@ -496,6 +499,9 @@ func TestProcess(t *testing.T) {
 	stdin.Close()
 	if !<-ended {
 		t.Error("its end was not seen")
+	}
+	if waited.Lives() || forgotten.Lives() {
+		t.Error("it lives on")
 	}
 	_ = cat.Wait()
 	if _, err := OpenProcess(cat.Process.Pid); !errors.Is(err, unix.ESRCH) {

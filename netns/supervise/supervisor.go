@@ -191,6 +191,10 @@ func (s *Supervisor) passSignals(ignored signals.Set) {
 func (s *Supervisor) told(sig syscall.Signal) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	// Whether it runs by now, the gateway has said, if perhaps a moment ago.
+	if raw, err := s.control.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { s.hear(int(fd)) })
+	}
 	switch {
 	case !ends(sig):
 	case !s.runs:
@@ -219,27 +223,36 @@ func (s *Supervisor) kill() {
 	time.AfterFunc(killTime, func() { s.losing.Do(func() { close(s.lost) }) })
 }
 
-// listen hears what the gateway says, until that has ended. It stops this process
-// whenever the program stopped, so that a shell sees its job stopped. SIGCONT continues
-// both.
+// listen hears what the gateway says, until that has ended.
 func (s *Supervisor) listen() {
 	defer close(s.heard)
+	raw, err := s.control.SyscallConn()
+	if err == nil {
+		_ = raw.Read(func(fd uintptr) (ended bool) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.hear(int(fd))
+		})
+	}
+}
+
+// hear hears what the gateway has said by now; it is false if there may come more. It
+// stops this process when the program stopped, so that a shell sees its job stopped.
+// SIGCONT continues both. mu is held.
+func (s *Supervisor) hear(control int) (ended bool) {
 	for {
-		m, err := receive(s.control)
+		m, err := receive(control)
 		if err != nil {
-			return
+			return err != unix.EAGAIN
 		}
-		if m.kind == stopped {
-			_ = unix.Kill(unix.Getpid(), unix.SIGSTOP) // itself
-			continue
-		}
-		s.mu.Lock()
 		switch m.kind {
+		case stopped:
+			_ = unix.Kill(unix.Getpid(), unix.SIGSTOP) // itself
 		case started:
 			s.runs = true
 		case failed:
 			s.runs = false
-		case ended:
+		case programEnded:
 			if e, ok := m.ending(); ok {
 				s.ending = &e
 				s.endIn(EndTime)
@@ -249,7 +262,6 @@ func (s *Supervisor) listen() {
 				s.endIn(EndTime)
 			}
 		}
-		s.mu.Unlock()
 	}
 }
 
