@@ -22,8 +22,11 @@ const (
 )
 
 // ParseName parses a domain name (RFC 1123 section 2.1; underscores are allowed
-// as in service names, RFC 8552). One trailing dot is taken off. What looks like
-// a number or an address in any of the spellings of inet_aton(3) is no name.
+// as in service names, RFC 8552). Labels may begin and end with a hyphen, as many do
+// that are in use (foo-.tumblr.com), but not the last: no domain has such a one, and
+// what is mistyped (10.0.0.1-) is not to become a name. One trailing dot is taken off.
+// What looks like a number or an address in any of the spellings of inet_aton(3) is no
+// name.
 func ParseName(s string) (Name, error) {
 	original := s
 	s = strings.TrimSuffix(s, ".")
@@ -59,6 +62,9 @@ func ParseName(s string) (Name, error) {
 		}
 		last = label
 	}
+	if last[0] == '-' || last[len(last)-1] == '-' {
+		return "", fmt.Errorf("the last label, %q, starts or ends with a hyphen", last)
+	}
 	if numeric(last) {
 		return "", fmt.Errorf("%q is a number, not a name", original)
 	}
@@ -90,8 +96,6 @@ func checkLabel(label string) error {
 		return errors.New("empty label")
 	case len(label) > maxLabel:
 		return fmt.Errorf("label is longer than %d characters", maxLabel)
-	case label[0] == '-' || label[len(label)-1] == '-':
-		return fmt.Errorf("label %q starts or ends with a hyphen", label)
 	}
 	for i := range len(label) {
 		c := label[i]

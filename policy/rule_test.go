@@ -157,7 +157,7 @@ func TestLineErrors(t *testing.T) {
 		{[]Line{at("default", "denny")}, `--default: "denny": the default is allow or deny (did you mean deny?)`},
 		{[]Line{at("default", "deny"), {"default", "allow", Pos{"p", 2, 9}, 1}}, `p:2:9: "allow": the default was set otherwise before (--default)`},
 		{[]Line{at("default", "deny"), at("default", "deny")}, ``},
-		{[]Line{at("dns-budget", "-1")}, `--dns-budget: "-1": the budget is a number of names an hour; 0 is no limit`},
+		{[]Line{at("dns-budget", "-1")}, `--dns-budget: "-1": the budget is a number of questions an hour; 0 is no limit`},
 		{[]Line{at("hosts", "")}, `--hosts: empty file name`},
 		{[]Line{at("allow", "*.com")}, `--allow: column 3: "com": anybody can have a name below com, a public suffix; if all of them are meant, write allow-suffix for allow`},
 		{[]Line{at("allow", ".github.io:443")}, `--allow: column 2: "github.io": anybody can have a name below github.io, a public suffix; if all of them are meant, write allow-suffix for allow`},

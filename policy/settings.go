@@ -15,7 +15,7 @@ type Settings struct {
 	Shown []string // the paths of sockets that allow-unix lines name
 	DNS   []Line   // the resolvers of dns lines
 	Hosts []Line   // the files of hosts lines
-	// Budget is what the dns-budget line sets, in names an hour; nil without one.
+	// Budget is what the dns-budget line sets, in questions an hour for each wildcard; nil without one.
 	Budget *int
 	// Upstreams are the chains of proxies that upstream lines make, by name, in
 	// the order of the lines. That of Default is where flows go without a via.
@@ -64,7 +64,7 @@ func (s *Settings) hosts(l Line) error {
 func (s *Settings) budget(l Line) error {
 	n, err := strconv.Atoi(l.Arg)
 	if err != nil || n < 0 {
-		return &SyntaxError{Pos: l.Pos, Word: l.Arg, Msg: "the budget is a number of names an hour; 0 is no limit"}
+		return &SyntaxError{Pos: l.Pos, Word: l.Arg, Msg: "the budget is a number of questions an hour; 0 is no limit"}
 	}
 	s.Budget = &n
 	return nil

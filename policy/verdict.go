@@ -39,6 +39,9 @@ type Verdict struct {
 	// ByName tells of an allowed flow that it is allowed for its name alone. Exact
 	// tells that the rule is for that very name, not for many by a wildcard.
 	ByName, Exact bool
+	// Base is what the names lie at and below that the wildcard is for by which a flow
+	// is allowed for its name alone; empty if it is by no wildcard.
+	Base Name
 
 	// Via is how an allowed flow goes out: Direct, or the name of a chain in
 	// Upstreams.

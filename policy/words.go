@@ -52,7 +52,7 @@ func Words() []Word {
 		},
 		{
 			Name: "dns-budget", Arg: "N",
-			Usage: "how many new names an hour may be asked for below a domain by wildcard rules (1000; 0: any number)",
+			Usage: "how many questions an hour may leave by each wildcard rule (1000; 0: any number)",
 			apply: func(b *builder, l Line) error { return b.settings.budget(l) },
 		},
 		{
