@@ -1,50 +1,67 @@
 package dnsguard
 
 import (
-	"hash/maphash"
+	"context"
+	"fmt"
 	"sync"
 	"time"
 
 	"github.com/miekg/dns"
-	"golang.org/x/net/publicsuffix"
 
 	"appfw/policy"
 )
 
+// Where a rule has a wildcard, each question that leaves by it is a message to the
+// servers of the wildcard, in a name that the program makes up, and in which of those
+// it made up, of what type, and when. So every question counts that leaves, and not
+// only new names; and they count for the wildcard by which they are allowed, not for a
+// domain: a public suffix list does not know where the names of one owner end. A
+// question that a rule has in full says no more than that it was asked: it does not
+// count, and is asked once in leastTTL.
 const (
-	// defaultBudget is how many new names below one registrable domain may be
-	// asked for in budgetTime: more than any page or build needs.
+	// defaultBudget is how many questions may leave by one wildcard in budgetTime:
+	// more than any page or build needs.
 	defaultBudget = 1000
 	budgetTime    = time.Hour
-	// bytesAName is what the labels of a name may have on average. Longer ones
-	// use the budget up sooner.
-	bytesAName = 32
-	// maxSpenders bounds the domains that are counted at a time.
-	maxSpenders = 1024
+	// bytesAQuestion is what the labels below the wildcard may have on average. Longer
+	// ones use the budget up sooner. A byte of a name carries some five bits, so that
+	// the default lets out 20 KB an hour.
+	bytesAQuestion = 32
+	// Of its budget, a wildcard may use a fourth in a second, but at least leastBurst.
+	// What is more waits for its time: a page asks for some names at once, and a
+	// program that floods is no louder for it.
+	burstShare = 4
+	leastBurst = 20
+	// maxSpenders bounds the wildcards that are counted by themselves at a time. Those
+	// beyond it share one budget.
+	maxSpenders = 4096
 )
 
-// budget bounds what the app can tell the servers of a domain by names that it
-// makes up. Where rules have wildcards, every label is a message to them.
+// budget counts the questions by what allows them.
 type budget struct {
-	seed maphash.Seed
-
 	mu       sync.Mutex
-	spenders map[string]*spending // by registrable domain
+	began    time.Time            // of the first minute
+	spenders map[string]*spending // by the base of the wildcard
 }
 
-// spending is what was asked for below one domain since a time.
+// budgetMinutes are as many as no hour lies outside of.
+const budgetMinutes = int(budgetTime/time.Minute) + 1
+
+// spending is what left by one wildcard in the last hour.
 type spending struct {
-	since time.Time
-	seen  map[uint64]struct{} // hashes of names
-	bytes int                 // of their labels below the domain
+	minutes   [budgetMinutes]cost // the last of them at minute%budgetMinutes
+	minute    int                 // since the budget began
+	cost                          // of all minutes
+	asked     time.Time           // when the last question left, or will leave
+	exhausted time.Time           // when a second's share would be used up, if no more came
 }
 
-func newBudget() *budget {
-	return &budget{seed: maphash.MakeSeed(), spenders: make(map[string]*spending)}
-}
+type cost struct{ questions, bytes int }
+
+func newBudget() *budget { return &budget{spenders: make(map[string]*spending)} }
 
 // commonTypes are those between which a program has no choice that would tell
-// much; any other counts like another name.
+// much. Of a name that a rule has in full, others count as by a wildcard.
 var commonTypes = map[uint16]bool{
 	dns.TypeA: true, dns.TypeAAAA: true, dns.TypeHTTPS: true, dns.TypeSVCB: true, dns.TypeCNAME: true,
 	dns.TypeTXT: true, dns.TypeMX: true, dns.TypeSRV: true, dns.TypeNS: true, dns.TypeSOA: true,
@@ -52,15 +69,16 @@ var commonTypes = map[uint16]bool{
 }
 
 // overBudget is why a name is not asked for.
-type overBudget struct{ domain string }
+type overBudget struct{ names string } // what was asked for too often: "*.example.com"
 
 func (e *overBudget) Error() string {
-	return "so many new names below it were asked for that they may carry data out (--dns-budget raises the limit)"
+	return "so many questions were asked for it that they may carry data out (--dns-budget raises the limit)"
 }
 
-// spend is an [*overBudget] if the question may not be asked for that. A name
-// that a rule has in full costs nothing: the policy's author made it up.
-func (g *Guard) spend(rules *policy.Policy, v policy.Verdict, k key) error {
+// spend is an [*overBudget] if one more question may not leave for a name, which v
+// allows; else it returns when it may. cost is how many bytes of it the program chose.
+// again tells that there is an answer that is out of date.
+func (g *Guard) spend(ctx context.Context, rules *policy.Policy, v policy.Verdict, k key, again bool) error {
 	limit := defaultBudget
 	if budget := rules.Settings().Budget; budget != nil {
 		limit = *budget
@@ -68,57 +86,96 @@ func (g *Guard) spend(rules *policy.Policy, v policy.Verdict, k key) error {
 	if limit == 0 || !v.ByName || v.Exact && commonTypes[k.qtype] {
 		return nil
 	}
-	rare := k.qtype
-	if commonTypes[rare] {
-		rare = 0
+	base, names := string(v.Base), "*."+string(v.Base)
+	if v.Exact {
+		base, names = string(k.name), string(k.name)
 	}
-	domain, err := publicsuffix.EffectiveTLDPlusOne(string(k.name))
-	if err != nil {
-		domain = string(k.name) // a public suffix itself
+	wait, ok := g.budget.spend(base, max(0, len(k.name)-len(base)), limit, again, g.Now())
+	if !ok {
+		return &overBudget{names}
 	}
-	if !g.budget.spend(domain, k.name, rare, limit, g.Now()) {
-		return &overBudget{domain}
+	if wait <= 0 {
+		return nil
 	}
-	return nil
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait to ask for %s: %w", k.name, ctx.Err())
+	}
 }
 
-func (b *budget) spend(domain string, name policy.Name, qtype uint16, limit int, now time.Time) bool {
-	var h maphash.Hash
-	h.SetSeed(b.seed)
-	_, _ = h.WriteString(string(name))
-	_, _ = h.Write([]byte{byte(qtype >> 8), byte(qtype)})
-	id := h.Sum64()
-
+// spend counts a question; wait is how long it has to wait before it may leave. again
+// tells that there is an answer that is out of date: once a fourth of the budget is used,
+// such questions leave at a pace at which they use another fourth in an hour. So what is
+// asked for ever again stays known, and leaves half of the budget to new names.
+func (b *budget) spend(base string, bytes, limit int, again bool, now time.Time) (wait time.Duration, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := b.spenders[domain]
-	if s == nil || now.Sub(s.since) >= budgetTime {
-		if s == nil && len(b.spenders) >= maxSpenders {
-			b.forget()
-		}
-		s = &spending{since: now, seen: make(map[uint64]struct{})}
-		b.spenders[domain] = s
+	if b.began.IsZero() {
+		b.began = now
 	}
-	if _, known := s.seen[id]; known {
-		return true
+	s := b.spender(base, now)
+	fourth := max(1, limit/4)
+	switch {
+	case s.questions >= limit || s.bytes+bytes > limit*bytesAQuestion:
+		return 0, false
+	case again && s.questions >= fourth && now.Sub(s.asked) < budgetTime/time.Duration(fourth):
+		return 0, false
 	}
-	cost := len(name) - len(domain)
-	if len(s.seen) >= limit || s.bytes+cost > limit*bytesAName {
-		return false
+	s.add(cost{1, bytes})
+	share := max(limit/burstShare, leastBurst)
+	if s.exhausted.Before(now) {
+		s.exhausted = now
 	}
-	s.seen[id] = struct{}{}
-	s.bytes += cost
-	return true
+	s.exhausted = s.exhausted.Add(time.Second / time.Duration(share))
+	wait = max(0, s.exhausted.Sub(now)-time.Second)
+	s.asked = now.Add(wait)
+	return wait, true
 }
 
-// forget makes room by forgetting the domain that spent least: one that used
-// its budget up is not to get it anew by asking for others.
-func (b *budget) forget() {
-	least := ""
-	for domain, s := range b.spenders {
-		if least == "" || len(s.seen) < len(b.spenders[least].seen) {
-			least = domain
+// spender is what was spent for a base until now. b.mu is held.
+func (b *budget) spender(base string, now time.Time) *spending {
+	minute := int(now.Sub(b.began) / time.Minute)
+	s := b.spenders[base]
+	if s == nil && len(b.spenders) >= maxSpenders {
+		for old, s := range b.spenders {
+			if s.advance(minute); s.questions == 0 {
+				delete(b.spenders, old)
+			}
+		}
+		if len(b.spenders) >= maxSpenders {
+			base = "" // of the others; nobody's budget is forgotten before its time
+			s = b.spenders[base]
 		}
 	}
-	delete(b.spenders, least)
+	if s == nil {
+		s = &spending{minute: minute}
+		b.spenders[base] = s
+	}
+	s.advance(minute)
+	return s
+}
+
+// advance forgets what was before the last hour. A clock that was set back forgets
+// nothing.
+func (s *spending) advance(minute int) {
+	for range min(minute-s.minute, budgetMinutes) {
+		s.minute++
+		at := &s.minutes[s.minute%budgetMinutes]
+		s.questions -= at.questions
+		s.bytes -= at.bytes
+		*at = cost{}
+	}
+	s.minute = max(s.minute, minute)
+}
+
+func (s *spending) add(c cost) {
+	at := &s.minutes[s.minute%budgetMinutes]
+	at.questions += c.questions
+	at.bytes += c.bytes
+	s.questions += c.questions
+	s.bytes += c.bytes
 }

@@ -15,8 +15,16 @@ import (
 )
 
 const (
-	maxCache = 8 << 20 // bytes
+	// maxCache bounds what the entries take, in bytes, as [entry.size] counts it.
+	maxCache = 16 << 20
 	maxTTL   = 24 * time.Hour
+	// leastTTL is how long any answer is kept, a failure as well (RFC 9520, 3.2, wants
+	// a second at least): without it, a name with a TTL of 0 is a question upstream
+	// whenever the program likes, and a channel as wide as it is fast. The TTL that the
+	// program is told stays what it was. Two seconds are little to who waits for
+	// another address to take over: programs that try again do so after 1, 2 and 4
+	// seconds, and the shortest TTL that large services change addresses by is 5.
+	leastTTL = 2 * time.Second
 	// maxNegativeTTL bounds how long an absence is believed (RFC 2308, 5).
 	maxNegativeTTL = 10 * time.Minute
 )
@@ -42,7 +50,10 @@ type entry struct {
 	denied          *denial       // nil if there is something for the app
 	stored, expires time.Time
 	staleEnd        time.Time // until when it may be given out if upstream fails
+	keptEnd         time.Time // until when it may be if the budget is used up; not before staleEnd
 	revived         bool      // it is out of date, and given out for that reason
+	authentic       bool      // a resolver that the host trusts says that all of it is (RFC 4035, 3.2.3)
+	failed          error     // there was no answer, and this is why; nil if there is one
 }
 
 // fresh tells whether the entry may be given out without asking.
@@ -141,10 +152,17 @@ func (e *entry) ttl() time.Duration {
 	return time.Duration(min(least, kept)) * time.Second
 }
 
+// keep sets how long the entry is kept, whose records may be used for life.
+func (e *entry) keep(life time.Duration) {
+	e.expires = e.stored.Add(max(life, leastTTL))
+	e.staleEnd, e.keptEnd = e.expires.Add(staleLife), e.expires.Add(budgetTime)
+}
+
 // answer makes the answer to q out of the entry, TTLs less its age.
 func (e *entry) answer(q *dns.Msg, now time.Time) *dns.Msg {
 	m := reply(q)
 	m.Rcode = e.rcode
+	m.AuthenticatedData = e.authentic && wantsAD(q)
 	age := uint32(max(0, now.Sub(e.stored)/time.Second))
 	if opt := m.IsEdns0(); opt != nil && e.revived {
 		opt.Option = append(opt.Option, &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeStaleAnswer})
@@ -168,19 +186,30 @@ func (e *entry) answer(q *dns.Msg, now time.Time) *dns.Msg {
 	return m
 }
 
-// life is how long what it holds may be used, by its TTLs.
+// life is how long it is given out without asking.
 func (e *entry) life() time.Duration { return e.expires.Sub(e.stored) }
 
 // size is about how many bytes the entry takes.
 func (e *entry) size() int {
-	n := 256
+	n := 512 + 24*len(e.addrs) + namesSize(e.aliases)
 	for _, list := range [][]dns.RR{e.records, e.ns} {
 		for _, rr := range list {
-			n += 64 + 2*dns.Len(rr)
+			n += 96 + 2*dns.Len(rr)
 		}
 	}
 	return n
 }
+
+// namesSize is about how many bytes a list of names takes.
+func namesSize(names []policy.Name) (n int) {
+	for _, name := range names {
+		n += 16 + nameSize(name)
+	}
+	return n
+}
+
+// nameSize is about how many bytes the letters of a name take.
+func nameSize(name policy.Name) int { return (len(name) + 15) &^ 15 }
 
 // cache keeps the entries used last. It is divided, so that questions for one name
 // seldom wait for those for another.
@@ -238,8 +267,9 @@ func (c *cache) of(name policy.Name) *shard {
 	return s
 }
 
-// get returns the entry if it is there; it may be out of date by staleLife. hot
-// is true once for an entry that is to be asked for again before its end.
+// get returns the entry if it is there; it may be out of date, but is none of a
+// failure then. hot is true once for an entry that is to be asked for again before its
+// end.
 func (c *cache) get(k key, rules *policy.Policy, now time.Time) (e *entry, hot bool) {
 	s := c.of(k.name)
 	defer s.mu.Unlock()
@@ -248,7 +278,7 @@ func (c *cache) get(k key, rules *policy.Policy, now time.Time) (e *entry, hot b
 		return nil, false
 	}
 	x := el.Value.(*cached)
-	if x.entry.rules != rules || !now.Before(x.entry.staleEnd) {
+	if x.entry.rules != rules || !now.Before(x.entry.keptEnd) {
 		s.remove(el)
 		return nil, false
 	}
@@ -261,17 +291,14 @@ func (s *shard) use(el *list.Element, now time.Time) (hot bool) {
 	s.used.MoveToFront(el)
 	x := el.Value.(*cached)
 	x.hits++
-	if left := x.entry.expires.Sub(now); left > 0 && left < x.entry.life()/10 && x.hits >= prefetchHits && !x.hot && !x.entry.revived {
+	if left := x.entry.expires.Sub(now); left > 0 && left < x.entry.life()/10 && x.entry.life()-left >= leastTTL && x.hits >= prefetchHits && !x.hot && !x.entry.revived {
 		x.hot, hot = true, true
 	}
 	return hot
 }
 
-// put keeps an entry, unless it is not to be kept at all.
+// put keeps an entry.
 func (c *cache) put(k key, e *entry) {
-	if !e.fresh(e.stored) {
-		return
-	}
 	s := c.of(k.name)
 	defer s.mu.Unlock()
 	if el := s.entries[k]; el != nil {
@@ -293,7 +320,7 @@ func (s *shard) trim() {
 // revive makes an entry that is out of date one to be given out for a while.
 func (c *cache) revive(k key, old *entry, now time.Time) *entry {
 	e := *old
-	e.stored, e.expires, e.revived = now, now.Add(staleTTL*time.Second), true
+	e.stored, e.expires, e.revived, e.authentic = now, now.Add(staleTTL*time.Second), true, false
 	s := c.of(k.name)
 	defer s.mu.Unlock()
 	if el := s.entries[k]; el != nil && el.Value.(*cached).entry == old {

@@ -17,8 +17,9 @@ type denial struct {
 	alias bool // for a name it leads to: nothing of the name is for the app
 }
 
-// maxAddrs bounds the addresses of an answer, all of which are pinned.
-const maxAddrs = 256
+// maxAddrs bounds the addresses of an answer, all of which are pinned. There are
+// names with some hundreds.
+const maxAddrs = 1024
 
 // filter takes out of the answer for name what is not for the app: addresses to
 // which no flow would be allowed, and of service bindings (RFC 9460) what leads
@@ -76,6 +77,7 @@ func (e *entry) filter(name policy.Name) {
 		sig, ok := rr.(*dns.RRSIG)
 		return ok && changed[sig.TypeCovered]
 	})
+	e.authentic = e.authentic && len(changed) == 0
 	if len(e.addrs) > 0 || changed[dns.TypeHTTPS] || changed[dns.TypeSVCB] {
 		e.denied = nil // something is left, or may be done without
 	}

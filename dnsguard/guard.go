@@ -26,7 +26,7 @@ import (
 // Exchanger asks a question of a resolver elsewhere.
 type Exchanger interface {
 	// Exchange returns the whole answer to q, whatever its RCODE. The answer
-	// has q's question.
+	// has q's question, and the AD bit only if the host trusts who says so.
 	Exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error)
 }
 
@@ -64,7 +64,8 @@ type Guard struct {
 	slots    chan struct{} // one for each question being answered
 }
 
-// maxInFlight bounds the questions that wait for an upstream. More are SERVFAIL.
+// maxInFlight bounds the questions that are asked upstream at a time. More wait for
+// their turn.
 const maxInFlight = 512
 
 // New makes a Guard.
@@ -77,6 +78,9 @@ func New(c Config) *Guard {
 	}
 	if c.Zone == nil {
 		c.Zone = func(policy.Name) bool { return false }
+	}
+	if c.Synthetic != nil && c.Synthetic.Now == nil {
+		c.Synthetic.Now = c.Now
 	}
 	return &Guard{Config: c, cache: newCache(), budget: newBudget(), slots: make(chan struct{}, maxInFlight)}
 }
@@ -219,29 +223,36 @@ func (g *Guard) answer(ctx context.Context, q *dns.Msg) (*dns.Msg, found) {
 	}
 
 	over := func(err *overBudget) (*dns.Msg, found) {
-		log.Name = "*." + err.domain
+		log.Name = err.names
 		return deny(dns.RcodeNameError, policy.Denial(err.Error()))
 	}
 	var e *entry
-	kept := false // the cache may have it
+	kept := false    // the cache may have it
+	chained := false // its addresses stand for it
 	switch addrs := g.Hosts()[name]; {
 	case addrs != nil && (question.Qtype == dns.TypeA || question.Qtype == dns.TypeAAAA):
 		e = hostsEntry(question, addrs, g.Now())
 		e.rules = rules
 		e.filter(name)
 	case g.Synthetic != nil && rules.Chained(name):
-		if err, ok := errors.AsType[*overBudget](g.spend(rules, log.Verdict, key{name: name, qtype: dns.TypeA})); ok {
-			return over(err) // it will be asked for at the end of the chain
+		if !g.Synthetic.Has(name) { // it will be asked for at the end of the chain
+			err := g.spend(ctx, rules, log.Verdict, key{name: name, qtype: dns.TypeA}, false)
+			if err, ok := errors.AsType[*overBudget](err); ok {
+				return over(err)
+			}
+			if err != nil {
+				return failure(q, dns.RcodeServerFailure, 0, ""), found{err: err}
+			}
 		}
 		v4, v6, err := g.Synthetic.For(name)
 		if err != nil {
 			return deny(dns.RcodeServerFailure, policy.Denial(err.Error()))
 		}
-		e = hostsEntry(question, []netip.Addr{v4, v6}, g.Now())
-		switch question.Qtype {
-		case dns.TypeA:
+		e, chained = hostsEntry(question, []netip.Addr{v4, v6}, g.Now()), true
+		switch {
+		case question.Qtype == dns.TypeA && v4.IsValid():
 			e.addrs = []netip.Addr{v4}
-		case dns.TypeAAAA:
+		case question.Qtype == dns.TypeAAAA && v6.IsValid():
 			e.addrs = []netip.Addr{v6}
 		}
 	case !g.Zone(name) && isLocal(name):
@@ -273,7 +284,10 @@ func (g *Guard) answer(ctx context.Context, q *dns.Msg) (*dns.Msg, found) {
 	// Pinned before the answer leaves, so that the app cannot be faster.
 	m := e.answer(q, g.Now())
 	log.Addrs = e.addrs
-	pins := g.Pins.give(name, e.aliases, e.addrs, e.life(), g.Now())
+	var pins pinned
+	if !chained { // of those, it is known what they stand for, and until when
+		pins = g.Pins.give(name, e.aliases, e.addrs, g.Now())
+	}
 	g.Log(log)
 	f := found{addrs: e.addrs, aliases: e.aliases}
 	if kept {

@@ -64,23 +64,35 @@ func TestCoalesces(t *testing.T) {
 	}
 }
 
+// More questions than may be asked at a time wait, and none fails. Those for the same
+// name take one place.
 func TestBusy(t *testing.T) {
 	var running sync.WaitGroup
-	started, release := make(chan struct{}, maxInFlight), make(chan struct{})
+	started, release := make(chan struct{}, 4*maxInFlight), make(chan struct{})
 	f := newFixture(t, func(*dns.Msg) error { started <- struct{}{}; <-release; return nil }, "allow any")
-	for i := range maxInFlight {
-		running.Go(func() { f.ask(fmt.Sprintf("n%d.x.", i), "A") })
+	ask := func(name string) {
+		running.Go(func() {
+			if m := f.ask(name, "A"); m.Rcode != dns.RcodeSuccess {
+				t.Error(text(m))
+			}
+		})
+	}
+	for i := range 3 * maxInFlight {
+		ask(fmt.Sprintf("n%d.x.", i))
+		ask("same.x.")
 	}
 	for range maxInFlight {
 		<-started
 	}
-	if m := f.ask("more.x.", "A"); m.Rcode != dns.RcodeServerFailure {
-		t.Error(text(m))
+	select {
+	case <-started:
+		t.Error("more were asked at a time")
+	case <-time.After(50 * time.Millisecond):
 	}
 	close(release)
 	running.Wait()
-	if m := f.ask("more.x.", "A"); m.Rcode != dns.RcodeSuccess {
-		t.Error(text(m))
+	if n := len(f.up.asked); n != 3*maxInFlight+1 {
+		t.Errorf("%d were asked", n)
 	}
 }
 
@@ -100,6 +112,11 @@ func TestUpstreamFailures(t *testing.T) {
 		if len(logged) != 1 || !strings.Contains(logged[0].Verdict.Reason(), "resolvers failed") {
 			t.Errorf("%s: logged %v", what, logged)
 		}
+		f.now = f.now.Add(leastTTL - 1)
+		if m := f.ask("a.x.", "A"); m.Rcode != dns.RcodeServerFailure || len(f.up.asked) != 1 || len(logged) != 2 {
+			t.Errorf("%s: asked again at once: %s", what, text(m))
+		}
+		f.now = f.now.Add(1)
 		if f.ask("a.x.", "A"); len(f.up.asked) != 2 {
 			t.Errorf("%s: a failure was kept", what)
 		}

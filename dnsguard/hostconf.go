@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,6 +19,7 @@ import (
 type ResolvConf struct {
 	Servers []netip.AddrPort
 	Lines   []string // "search", "domain" and "options", as they stand
+	TrustAD bool     // the servers are trusted to say what is authentic: "options trust-ad"
 }
 
 // ReadResolvConf reads a resolv.conf. Without a nameserver line it is the one
@@ -37,6 +39,7 @@ func ReadResolvConf(r io.Reader) (ResolvConf, error) {
 			}
 		case "search", "domain", "options":
 			c.Lines = append(c.Lines, strings.Join(fields, " "))
+			c.TrustAD = c.TrustAD || fields[0] == "options" && slices.Contains(fields[1:], "trust-ad")
 		}
 	}
 	if len(c.Servers) == 0 {
@@ -79,38 +82,37 @@ const (
 	maxConf = 1 << 20
 )
 
-// HostResolvers returns a function that tells the servers of a resolv.conf: it
+// HostResolvers returns a function that tells what a resolv.conf says: it
 // reads it again when it changed, or is another file by now. While there is
-// none that can be read, the servers stay what they were.
-func HostResolvers(path string, now func() time.Time) func() []netip.AddrPort {
+// none that can be read, all stays what it was.
+func HostResolvers(path string, now func() time.Time) func() ResolvConf {
 	var (
 		mu     sync.Mutex
 		looked time.Time
 		read   os.FileInfo // of what was read; nil to read it again
 	)
-	none, _ := ReadResolvConf(strings.NewReader(""))
-	servers := none.Servers
-	return func() []netip.AddrPort {
+	conf, _ := ReadResolvConf(strings.NewReader(""))
+	return func() ResolvConf {
 		mu.Lock()
 		defer mu.Unlock()
 		t := now()
 		if !looked.IsZero() && t.Sub(looked) < statEvery {
-			return servers
+			return conf
 		}
 		looked = t
 		info, err := os.Stat(path) // follows links: systemd and NetworkManager re-point them
 		if err != nil || read != nil && unchanged(info, read) {
-			return servers
+			return conf
 		}
 		c, info, err := readResolvConfAt(path)
 		if err != nil {
-			return servers
+			return conf
 		}
-		servers, read = c.Servers, info
+		conf, read = c, info
 		if t.Sub(info.ModTime()) < settled {
 			read = nil
 		}
-		return servers
+		return conf
 	}
 }
 

@@ -25,13 +25,14 @@ func TestReadResolvConf(t *testing.T) {
 		{"nameserver fe80::1%eth0", "[fe80::1%eth0]:53", nil},
 		{"nameservers 192.0.2.1\nsearch a.example  b.example\ndomain c\noptions ndots:2 edns0\nsortlist 1", "127.0.0.1:53",
 			[]string{"search a.example b.example", "domain c", "options ndots:2 edns0"}},
+		{"options edns0\noptions\ttrust-ad ndots:1", "127.0.0.1:53", []string{"options edns0", "options trust-ad ndots:1"}},
 	} {
 		got, err := ReadResolvConf(strings.NewReader(c.in))
 		var servers []string
 		for _, s := range got.Servers {
 			servers = append(servers, s.String())
 		}
-		if err != nil || strings.Join(servers, " ") != c.servers || !slices.Equal(got.Lines, c.lines) {
+		if err != nil || strings.Join(servers, " ") != c.servers || !slices.Equal(got.Lines, c.lines) || got.TrustAD != strings.Contains(c.in, "trust-ad") {
 			t.Errorf("%q: %v, %v", c.in, got, err)
 		}
 	}
@@ -77,7 +78,7 @@ func TestHostResolvers(t *testing.T) {
 	read := HostResolvers(path, func() time.Time { return now })
 	check := func(want string) {
 		t.Helper()
-		if got := fmt.Sprint(read()); got != "["+want+":53]" {
+		if got := fmt.Sprint(read().Servers); got != "["+want+":53]" {
 			t.Errorf("%s, want %s", got, want)
 		}
 	}

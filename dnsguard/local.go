@@ -34,7 +34,7 @@ func (g *Guard) known(q *dns.Msg, name policy.Name) *dns.Msg {
 		if ok {
 			pinned = g.Pins.Of(addr, g.Now())
 			if g.Synthetic != nil {
-				if name, _ := g.Synthetic.Name(addr); name != "" {
+				if name, _ := g.Synthetic.Name(addr); name != "" { // which counts as a use
 					pinned = []Pin{{Name: name}}
 				}
 			}
@@ -46,13 +46,17 @@ func (g *Guard) known(q *dns.Msg, name policy.Name) *dns.Msg {
 			return denied(q, dns.RcodeSuccess, "an address has names only")
 		}
 		m := reply(q)
-		for _, p := range pinned {
+		for _, p := range pinned[:min(len(pinned), maxPointers)] {
 			m.Answer = append(m.Answer, &dns.PTR{Hdr: header(q.Question[0], hostsTTL), Ptr: dns.Fqdn(string(p.Name))})
 		}
 		return m
 	}
 	return nil
 }
+
+// maxPointers bounds the names that are told of an address: those that it was given for
+// last.
+const maxPointers = 100
 
 // Localhost tells whether a name is one of the loopback (RFC 6761, 6.3).
 func Localhost(n policy.Name) bool { return n == "localhost" || below(n, "localhost") }

@@ -14,10 +14,11 @@ import (
 // packed is an answer as it is sent, but for its ID, some flags, the case of the
 // name, and the age of its records. It holds while its entry does.
 type packed struct {
-	message []byte
-	ttls    []int // where the TTLs are
-	pinned  pinned
-	log     Question
+	message   []byte
+	ttls      []int // where the TTLs are
+	authentic bool  // to who understands that
+	pinned    pinned
+	log       Question
 }
 
 // Of a header (RFC 1035, 4.1.1) and a question (4.1.2).
@@ -121,7 +122,7 @@ func (g *Guard) ready(ctx context.Context, packet, out []byte) ([]byte, bool) {
 	p, e, hot := g.cache.getPacked(q, rules, now)
 	if hot {
 		k := key{policy.Name(q.name), q.qtype, q.dnssec}
-		go func() { _, _ = g.fetch(ctx, rules, k, e) }() // ends with ctx
+		go g.prefetch(ctx, rules, k, e) // ends with ctx
 	}
 	if p == nil || !p.pinned.again(now) {
 		return out, false
@@ -133,6 +134,9 @@ func (g *Guard) ready(ctx context.Context, packet, out []byte) ([]byte, bool) {
 	m[0], m[1] = packet[0], packet[1]
 	m[2] |= packet[2] & flagRD
 	m[3] |= packet[3] & flagCD
+	if p.authentic && (q.dnssec || packet[3]&flagAD != 0) {
+		m[3] |= flagAD
+	}
 	copy(m[headerSize:q.end], packet[headerSize:]) // the case the app asked in
 	if age := uint32(max(0, now.Sub(e.stored)/time.Second)); age > 0 {
 		for _, at := range p.ttls {
@@ -190,14 +194,14 @@ func (c *cache) keepReady(q *dns.Msg, f found) {
 		return
 	}
 	message[2] &^= flagRD
-	message[3] &^= flagCD
+	message[3] &^= flagCD | flagAD
 	p := &x.packed[edns]
 	if *p == nil { // else it is about as large
 		size := 512 + len(message) + 8*len(ttls) + 128*len(f.pinned.pins) // about
 		x.size += size
 		s.size += size
 	}
-	*p = &packed{message: message, ttls: ttls, pinned: f.pinned, log: f.log}
+	*p = &packed{message: message, ttls: ttls, authentic: f.entry.authentic, pinned: f.pinned, log: f.log}
 	s.trim()
 }
 

@@ -80,6 +80,10 @@ func question(name string, qtype uint16, dnssec bool) *dns.Msg {
 	return m
 }
 
+// wantsAD tells whether who asks understands that an answer is authentic (RFC 6840,
+// 5.7).
+func wantsAD(q *dns.Msg) bool { return q.AuthenticatedData || wantsDNSSEC(q) }
+
 func wantsDNSSEC(q *dns.Msg) bool {
 	opt := q.IsEdns0()
 	return opt != nil && opt.Do()

@@ -44,6 +44,7 @@ func (g *Guard) Serve(ctx context.Context, tcp []net.Listener, udp []*net.UDPCon
 			}
 		})
 	}
+	running.Go(func() { g.Pins.serve(ctx, g.Now) })
 	<-ctx.Done()
 	started.Wait() // Shutdown refuses servers that have not started
 	for _, s := range servers {
@@ -57,8 +58,9 @@ func (g *Guard) Serve(ctx context.Context, tcp []net.Listener, udp []*net.UDPCon
 }
 
 // maxSlow bounds the datagrams that are being answered in other ways than from the
-// cache. More wait in the socket.
-const maxSlow = 2 * maxInFlight
+// cache. More are dropped, and will be sent again: what the cache has, is not to wait
+// for them.
+const maxSlow = 8 * maxInFlight
 
 // servePackets answers datagrams until the socket is closed: what is ready in the
 // cache at once, and all else when it is there.
@@ -91,9 +93,13 @@ func (g *Guard) servePackets(ctx context.Context, conn *net.UDPConn) error {
 				in.Reply(i, answers[start:])
 				continue
 			}
+			select {
+			case slots <- struct{}{}:
+			default:
+				continue
+			}
 			from := in.Origin(i)
 			query, control := slices.Clone(query), slices.Clone(from.Control)
-			slots <- struct{}{}
 			slow.Go(func() {
 				defer func() { <-slots }()
 				if answer := g.AnswerPacket(ctx, query); answer != nil {

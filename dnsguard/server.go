@@ -26,6 +26,8 @@ type Server struct {
 
 	spec      string // as ParseServer takes it, without the zone
 	transport transport
+	edns      edns
+	ednsWait  time.Duration // 0 is the constant; tests have less of it
 	mu        sync.Mutex
 	failed    time.Time // since when it gives no answer, guarded by mu; zero if it does
 }
@@ -54,13 +56,9 @@ func (s *Server) String() string {
 	return string(s.Zone) + "=" + s.spec
 }
 
-// exchange asks once more without EDNS what the server cannot answer with it
-// (RFC 6891, 7). The answer has q's ID.
+// exchange asks the server. The answer has q's ID.
 func (s *Server) exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
-	m, err := s.transport.exchange(ctx, q.Copy())
-	if err == nil && q.IsEdns0() != nil && refusesEDNS(m) {
-		m, err = s.transport.exchange(ctx, withoutEDNS(q))
-	}
+	m, err := s.ask(ctx, q)
 	if err != nil {
 		return nil, &serverError{s.spec, err}
 	}
@@ -81,27 +79,6 @@ func (s *Server) failedLately() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return !s.failed.IsZero() && time.Since(s.failed) < grudge
-}
-
-func refusesEDNS(m *dns.Msg) bool {
-	switch m.Rcode {
-	case dns.RcodeFormatError, dns.RcodeNotImplemented, dns.RcodeBadVers:
-		return true
-	}
-	opt := m.IsEdns0()
-	return opt != nil && opt.Version() != 0
-}
-
-func withoutEDNS(q *dns.Msg) *dns.Msg {
-	q = q.Copy()
-	var extra []dns.RR
-	for _, rr := range q.Extra {
-		if rr.Header().Rrtype != dns.TypeOPT {
-			extra = append(extra, rr)
-		}
-	}
-	q.Extra = extra
-	return q
 }
 
 // badAnswer is one that came, but must not be used.

@@ -1,12 +1,14 @@
 package dnsguard
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -33,7 +35,9 @@ func TestEDNSFallback(t *testing.T) {
 		"header twice": {func(m *dns.Msg) { m.Answer, m.Question, m.Rcode = nil, nil, dns.RcodeFormatError },
 			func(m *dns.Msg) { m.Answer, m.Question, m.Rcode = nil, nil, dns.RcodeFormatError }, "error"},
 		"NXDOMAIN then": {rcode(dns.RcodeFormatError), rcode(dns.RcodeNameError), "NXDOMAIN"},
-		"SERVFAIL":      {rcode(dns.RcodeServerFailure), nil, "SERVFAIL"},
+		"SERVFAIL":      {rcode(dns.RcodeServerFailure), nil, "plain"},
+		"REFUSED":       {rcode(dns.RcodeRefused), nil, "plain"},
+		"fails anyway":  {rcode(dns.RcodeServerFailure), rcode(dns.RcodeRefused), "SERVFAIL"},
 		"wrong ID": {func(m *dns.Msg) { m.Answer, m.Question, m.Rcode = nil, nil, dns.RcodeFormatError; m.Id++ },
 			nil, "error"},
 		"not a response": {func(m *dns.Msg) { m.Answer, m.Question, m.Rcode, m.Response = nil, nil, dns.RcodeFormatError, false },
@@ -130,4 +134,142 @@ func (r *recorder) check(t *testing.T, questions, conns int) {
 			t.Errorf("%d bytes: %v", size, r.asked[i])
 		}
 	}
+}
+
+// A server that drops questions with EDNS, or refuses them, is asked without them, and
+// that is remembered; one that loses a datagram, or fails, is not taken for such a one.
+func TestEDNSMemory(t *testing.T) {
+	plain := func(with dns.HandlerFunc) dns.HandlerFunc {
+		return func(w dns.ResponseWriter, q *dns.Msg) {
+			if q.IsEdns0() != nil {
+				with(w, q)
+			} else {
+				answering("plain", nil)(w, q)
+			}
+		}
+	}
+	newServer := func(t *testing.T, h dns.HandlerFunc) (r *Resolvers, asked func() (edns, plain int)) {
+		var mu sync.Mutex
+		var with, without int
+		counting := func(w dns.ResponseWriter, q *dns.Msg) {
+			mu.Lock()
+			if q.IsEdns0() != nil {
+				with++
+			} else {
+				without++
+			}
+			mu.Unlock()
+			h(w, q)
+		}
+		r = &Resolvers{Servers: servers(t, pair{counting, silent}), patience: time.Hour}
+		r.Servers[0].ednsWait = 20 * time.Millisecond
+		return r, func() (int, int) {
+			mu.Lock()
+			defer mu.Unlock()
+			return with, without
+		}
+	}
+	for what, c := range map[string]struct {
+		h           dns.HandlerFunc
+		want        string
+		with, plain int // questions, when it was asked five times
+	}{
+		"drops":    {plain(silent), "plain", 2, 5},
+		"FORMERR":  {plain(answering("", rcode(dns.RcodeFormatError))), "plain", 1, 5},
+		"SERVFAIL": {plain(answering("", rcode(dns.RcodeServerFailure))), "plain", 1, 5},
+		"REFUSED":  {plain(answering("", rcode(dns.RcodeRefused))), "plain", 1, 5},
+		"speaks":   {answering("x", nil), "x", 5, 0},
+		"fails":    {answering("", rcode(dns.RcodeServerFailure)), "SERVFAIL", 5, 5},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			r, asked := newServer(t, c.h)
+			for range 5 {
+				if got, err := ask(t, r, "a.x."); got != c.want {
+					t.Errorf("%s (%v)", got, err)
+				}
+			}
+			if with, plain := asked(); with != c.with || plain != c.plain {
+				t.Errorf("asked %d times with EDNS, %d without", with, plain)
+			}
+		})
+	}
+	t.Run("fails later", func(t *testing.T) { // it is known to speak EDNS
+		t.Parallel()
+		var failing atomic.Bool
+		r, asked := newServer(t, func(w dns.ResponseWriter, q *dns.Msg) {
+			if failing.Load() {
+				answering("", rcode(dns.RcodeServerFailure))(w, q)
+			} else {
+				answering("x", nil)(w, q)
+			}
+		})
+		_, _ = ask(t, r, "a.x.")
+		failing.Store(true)
+		if got, err := ask(t, r, "a.x."); got != "SERVFAIL" {
+			t.Error(got, err)
+		}
+		if with, plain := asked(); with != 2 || plain != 0 {
+			t.Errorf("asked %d times with EDNS, %d without", with, plain)
+		}
+	})
+	t.Run("loses one", func(t *testing.T) {
+		t.Parallel()
+		var lost atomic.Bool
+		r, asked := newServer(t, func(w dns.ResponseWriter, q *dns.Msg) {
+			if q.IsEdns0() == nil || lost.Swap(true) {
+				answering("x", nil)(w, q)
+			}
+		})
+		for range 3 {
+			if got, err := ask(t, r, "a.x."); got != "x" {
+				t.Error(got, err)
+			}
+		}
+		if with, plain := asked(); with != 3 || plain != 1 {
+			t.Errorf("asked %d times with EDNS, %d without", with, plain)
+		}
+	})
+	t.Run("forgotten", func(t *testing.T) {
+		t.Parallel()
+		r, asked := newServer(t, answering("x", nil))
+		r.Servers[0].edns.plain = time.Now().Add(-ednsMemory)
+		_, _ = ask(t, r, "a.x.")
+		r.Servers[0].edns.refuses()
+		_, _ = ask(t, r, "a.x.")
+		if with, plain := asked(); with != 1 || plain != 1 {
+			t.Errorf("asked %d times with EDNS, %d without", with, plain)
+		}
+	})
+	t.Run("fails without EDNS only", func(t *testing.T) { // as slow as it is, the answer counts
+		t.Parallel()
+		r, _ := newServer(t, func(w dns.ResponseWriter, q *dns.Msg) {
+			if q.IsEdns0() != nil {
+				time.Sleep(100 * time.Millisecond)
+				answering("x", nil)(w, q)
+			}
+		})
+		if got, err := ask(t, r, "a.x."); got != "x" {
+			t.Error(got, err)
+		}
+	})
+	t.Run("none", func(t *testing.T) { // both ways fail, one after the other
+		t.Parallel()
+		r := &Resolvers{Servers: servers(t, pair{plain(silent), silent}), patience: time.Hour}
+		r.Servers[0].ednsWait = time.Millisecond
+		failing := fails{make(chan struct{})}
+		r.Servers[0].transport = failing
+		time.AfterFunc(20*time.Millisecond, func() { close(failing.release) })
+		if got, err := ask(t, r, "a.x."); got != "error" {
+			t.Error(got, err)
+		}
+	})
+}
+
+// fails is a transport that fails when it is released.
+type fails struct{ release chan struct{} }
+
+func (f fails) exchange(context.Context, *dns.Msg) (*dns.Msg, error) {
+	<-f.release
+	return nil, io.EOF
 }

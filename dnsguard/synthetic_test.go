@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 
@@ -64,13 +67,16 @@ func TestSyntheticFull(t *testing.T) {
 			full++
 			continue
 		}
-		if !s.V4.Contains(v4) || !s.V6.Contains(v6) || v4 == s.V4.Addr() || v6 == s.V6.Addr() || given[v4] != "" || given[v6] != "" {
-			t.Fatal(v4, v6, given[v4])
+		for i, a := range []netip.Addr{v4, v6} {
+			if prefix := []netip.Prefix{s.V4, s.V6}[i]; a.IsValid() && (!prefix.Contains(a) || a == prefix.Addr() || given[a] != "") {
+				t.Fatal(v4, v6, given[a])
+			}
 		}
 		given[v4], given[v6] = name, name
+		delete(given, netip.Addr{})
 	}
-	if len(given)/2 > 63 || len(given)/2 < 55 || full < 900 { // the first of the prefix is none
-		t.Errorf("%d given out", len(given)/2)
+	if len(given) > 63+127 || len(given) < 55+120 || full < 870 { // the first of a prefix is none
+		t.Errorf("%d given out", len(given))
 	}
 	for a, name := range given {
 		if got, _ := s.Name(a); got != name {
@@ -156,4 +162,105 @@ func TestChainedNames(t *testing.T) {
 	if addrs, _, err := f.Lookup(context.Background(), rules, "www.near.example"); err != nil || fmt.Sprint(addrs) != "[11.22.0.2]" {
 		t.Error(addrs, err)
 	}
+}
+
+// Addresses are taken back when there is little room: those used longest ago, none that
+// a flow goes to, and none stands for another name soon.
+func TestSyntheticTakenBack(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	var living []netip.Addr
+	s := Synthetic{
+		V4: netip.MustParsePrefix("192.0.2.0/24"), Now: func() time.Time { return now },
+		Living: func(yield func(netip.Addr, policy.Name) bool) {
+			for _, a := range living {
+				if !yield(a, "") {
+					return
+				}
+			}
+		},
+	}
+	type period struct {
+		name policy.Name
+		last time.Time // when it was seen to be the name's
+	}
+	was := map[netip.Addr]period{}
+	kept := map[policy.Name][2]netip.Addr{}
+	give := func(name policy.Name) (v4, v6 netip.Addr) {
+		t.Helper()
+		v4, v6, err := s.For(name)
+		if err != nil || !v6.IsValid() {
+			t.Fatal(name, v4, v6, err)
+		}
+		for _, a := range []netip.Addr{v4, v6} {
+			old, known := was[a]
+			if a.IsValid() && known && old.name != name && now.Sub(old.last) < restFor {
+				t.Fatalf("%s stood for %s until %s ago, and stands for %s", a, old.name, now.Sub(old.last), name)
+			}
+			was[a] = period{name, now}
+		}
+		return v4, v6
+	}
+	for i := range 10 { // of these, flows live all the time
+		name := policy.Name(fmt.Sprintf("living%d.example", i))
+		v4, v6 := give(name)
+		kept[name] = [2]netip.Addr{v4, v6}
+		living = append(living, [2]netip.Addr{v4, v6}[i%2])
+	}
+	both := 0
+	const hours = 6
+	for i := range hours * 60 * 6 { // a new name each ten seconds
+		if v4, _ := give(policy.Name(fmt.Sprintf("n%d.example", i))); v4.IsValid() {
+			both++
+		}
+		now = now.Add(10 * time.Second)
+		for _, a := range living {
+			was[a] = period{was[a].name, now}
+		}
+	}
+	for name, addrs := range kept {
+		for _, a := range addrs {
+			if got, _ := s.Name(a); slices.Contains(living, a) && got != name {
+				t.Errorf("%s, of %s, in use, stands for %q", a, name, got)
+			}
+		}
+	}
+	// 255 addresses, each for some minutes and then at rest for an hour.
+	if both < hours*150 || both > hours*260 {
+		t.Errorf("%d names had addresses of both families", both)
+	}
+}
+
+// 150,000 names at once take no more than the bound; who asks then has an address soon,
+// and what flows go to has stayed.
+func TestSyntheticFlood(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	before := heap()
+	s := &Synthetic{Now: func() time.Time { return now }}
+	used, _, _ := s.For("used.example")
+	if name, _ := s.Name(used); name != "used.example" {
+		t.Fatal(name)
+	}
+	refused := 0
+	for i := range 150_000 {
+		if _, _, err := s.For(policy.Name(fmt.Sprintf("n%d.example", i))); err != nil {
+			refused++
+		}
+		now = now.Add(50 * time.Microsecond)
+	}
+	took := heap() - before
+	t.Logf("%d names take %.1f MiB, and count as %.1f; %d were refused", len(s.names), float64(took)/(1<<20), float64(s.size)/(1<<20), refused)
+	if took > maxSynthetic*5/4 || refused == 0 || len(s.names) < 40_000 {
+		t.Errorf("%d bytes, %d refused", took, refused)
+	}
+	now = now.Add(askedFor)
+	for i := range 150_000 { // as fast as they are asked for, but not at once
+		if _, _, err := s.For(policy.Name(fmt.Sprintf("m%d.example", i))); err != nil {
+			t.Fatal(i, err)
+		}
+		now = now.Add(time.Millisecond / 4)
+	}
+	if name, _ := s.Name(used); name != "used.example" {
+		t.Error("what a program went to was taken back")
+	}
+	runtime.KeepAlive(s)
 }

@@ -16,10 +16,11 @@ import (
 
 const (
 	// patience is how long one resolver is waited for before the next is
-	// asked as well; deadline is less than the 5 s after which the app's own
-	// resolver would ask again (resolv.conf(5), timeout).
+	// asked as well; deadline is less than the 10 s after which the app's own
+	// resolver gives up (resolv.conf(5), timeout and attempts). When that asks again
+	// meanwhile, it waits for the same answer: some resolvers take 6 s.
 	patience = 1 * time.Second
-	deadline = 4500 * time.Millisecond
+	deadline = 9500 * time.Millisecond
 	// rounds is how often the list of resolvers is gone through.
 	rounds = 2
 	// grudge is how long a resolver that gave no answer is asked last.
@@ -34,7 +35,7 @@ type Resolvers struct {
 	Servers []*Server
 	// Host are the host's own, asked if none of Servers is without a zone. Nil
 	// is the same as none. It is called for each question.
-	Host func() []netip.AddrPort
+	Host func() ResolvConf
 
 	patience time.Duration // 0 is the constant; tests have less of it
 	mu       sync.Mutex
@@ -43,12 +44,27 @@ type Resolvers struct {
 }
 
 // Exchange implements [Exchanger]. The first answer that is no failure wins.
-// Answers are whole, and to the question in q.
+// Answers are whole, and to the question in q. That one is authentic counts if it is
+// of a resolver of the host's, and the host trusts it (resolv.conf(5), trust-ad).
 func (r *Resolvers) Exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
-	servers := healthyFirst(r.serversFor(q.Question[0].Name))
+	servers, trusted := r.serversFor(q.Question[0].Name)
 	if len(servers) == 0 {
 		return nil, errors.New("the host has no resolver")
 	}
+	if trusted {
+		q = q.Copy()
+		q.AuthenticatedData = true // it is to say so (RFC 6840, 5.7)
+	}
+	m, err := r.exchange(ctx, healthyFirst(servers), q)
+	if err != nil {
+		return nil, err
+	}
+	m.AuthenticatedData = m.AuthenticatedData && trusted
+	return m, nil
+}
+
+// exchange asks some servers, in their order.
+func (r *Resolvers) exchange(ctx context.Context, servers []*Server, q *dns.Msg) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
 	type attempt struct {
@@ -136,19 +152,20 @@ func (r *Resolvers) zoneOf(name string) (longest policy.Name) {
 	return longest
 }
 
-// serversFor are those that may be asked for the name, in the order given.
-func (r *Resolvers) serversFor(name string) []*Server {
+// serversFor are those that may be asked for the name, in the order given; trusted
+// tells that they are the host's, which trusts them to say what is authentic.
+func (r *Resolvers) serversFor(name string) (servers []*Server, trusted bool) {
 	zone := r.zoneOf(name)
-	var servers []*Server
 	for _, s := range r.Servers {
 		if s.Zone == zone {
 			servers = append(servers, s)
 		}
 	}
 	if len(servers) == 0 && r.Host != nil {
-		return r.hostServers(r.Host())
+		host := r.Host()
+		return r.hostServers(host.Servers), host.TrustAD
 	}
-	return servers
+	return servers, false
 }
 
 // hostServers are kept while the list stays as it is, with what is known of them.

@@ -89,7 +89,7 @@ func serveApp(flags runFlags, args []string, process *supervise.Gateway) error {
 	var isolation error
 	err = netns.Parallel(
 		func() (err error) {
-			rules, err = judged(judgedBy{flags.policy, source.SameUser(), host, report, len(published) > 0, true}, &app)
+			rules, err = judged(judgedBy{flags.policy, source.SameUser(), host, report, len(published) > 0, true, 0}, &app)
 			return err
 		},
 		func() error { g, isolation = gateway.Open(netns.New); return nil },

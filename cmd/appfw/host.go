@@ -20,7 +20,7 @@ import (
 // hostConfig is what appfw reads of the host's configuration.
 type hostConfig struct {
 	resolv    dnsguard.ResolvConf
-	servers   func() []netip.AddrPort      // its resolvers by now
+	servers   func() dnsguard.ResolvConf   // its resolvers by now
 	hosts     map[policy.Name][]netip.Addr // answered by appfw's resolver
 	hostsFile []byte                       // where they are from; nil if there is none
 	nsswitch  []byte                       // nil if there is none

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/spf13/cobra"
@@ -17,6 +18,12 @@ import (
 	"appfw/proxy/inforce"
 	"appfw/proxy/publish"
 )
+
+// pinLife is how long an address stays open that a program was given for a name, in a
+// namespace whose programs come and go, and that no program uses. Some resolve names
+// when they start, and then run for months (nginx, JVMs): a week without a connection
+// is rare for them. An address that was somebody else's for longer is closed.
+const pinLife = 7 * 24 * time.Hour
 
 // namespaceFlags are the flags of what serves a namespace that programs come to
 // by themselves.
@@ -55,7 +62,7 @@ func serveNamespace(flags namespaceFlags, path string, pid int) (err error) {
 		defer process.Close()
 	}
 	var app *netns.Namespace
-	rules, err := judged(judgedBy{flags.policy, inforce.WritersIn(path), host, report, len(published) > 0, false}, &app)
+	rules, err := judged(judgedBy{flags.policy, inforce.WritersIn(path), host, report, len(published) > 0, false, pinLife}, &app)
 	if err != nil {
 		return err
 	}

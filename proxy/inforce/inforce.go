@@ -36,6 +36,7 @@ type Config struct {
 	Check   func(*Loaded) error // says what cannot be in force
 	Clients bool                // there are some to be judged by allow-from
 	Hides   bool                // there are sockets hidden, which allow-unix may show
+	PinLife time.Duration       // [dnsguard.Pins].Life
 }
 
 // Policy is the policy in force. Make it with Open.
@@ -55,13 +56,14 @@ func Open(config Config, c proxy.Config) (*Policy, error) {
 		return nil, err
 	}
 	l.current.Store(first)
-	c.Pins = new(dnsguard.Pins)
+	c.Pins = &dnsguard.Pins{Life: config.PinLife}
 	c.Guard = dnsguard.New(dnsguard.Config{
 		Policy: l.policy, Upstream: l, Pins: c.Pins, Hosts: l.hosts, Zone: l.zone, Now: time.Now, Log: l.Journal.Question,
 		Synthetic: first.Synthetic(),
 	})
 	c.Policy, c.Chain, c.Now, c.Log = l.policy, l.chain, time.Now, l.Journal.Flow
 	l.Proxy = proxy.New(c)
+	c.Pins.Living, c.Guard.Synthetic.Living = l.Proxy.Living, l.Proxy.Living
 	l.note(first.Policy)
 	return l, nil
 }

@@ -14,7 +14,7 @@ import (
 
 // Host is what is read of the host's own configuration. Both may be nil.
 type Host struct {
-	Servers func() []netip.AddrPort             // its resolvers by now
+	Servers func() dnsguard.ResolvConf          // its resolvers by now
 	Hosts   func() map[policy.Name][]netip.Addr // of /etc/hosts by now (hosts(5))
 }
 
