@@ -20,7 +20,7 @@ const (
 	// resolver gives up (resolv.conf(5), timeout and attempts). When that asks again
 	// meanwhile, it waits for the same answer: some resolvers take 6 s.
 	patience = 1 * time.Second
-	deadline = 9500 * time.Millisecond
+	deadline = 8500 * time.Millisecond
 	// rounds is how often the list of resolvers is gone through.
 	rounds = 2
 	// grudge is how long a resolver that gave no answer is asked last.

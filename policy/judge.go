@@ -80,7 +80,7 @@ func (p *Policy) judge(f *Flow, kind Kind, matches []match, unpinned bool) Verdi
 	v := best.verdict()
 	v.ByName, v.Exact = best.byName(), best.kind == exactName
 	if v.ByName && !v.Exact {
-		v.Base = best.host().name
+		v.Base = best.base()
 	}
 	if v.Via = p.wayOf(best.rule.via); kind == Loopback && best.rule.via == Default {
 		v.Via = Direct // this host's own is meant

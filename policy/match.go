@@ -23,6 +23,15 @@ func (x *match) host() host {
 	return host{kind: x.kind, name: x.name, prefixes: x.prefix[:]}
 }
 
+// base is the name that the rule or the entry speaks of. It is host without what would
+// have flows that are decided on use the heap.
+func (x *match) base() Name {
+	if x.line == 0 {
+		return x.rule.dest.host.name
+	}
+	return x.name
+}
+
 // byName tells whether the rule matches for the name alone.
 func (x *match) byName() bool { return x.kind.named() }
 

@@ -79,7 +79,7 @@ func TestNameLines(t *testing.T) {
 			for i in 1 2 3 4 3 2 1; do echo "$i $(dig +short $i.budget.example)"; done; dig +short exact.budget.example; dig +short 1.plenty.example; dig 9.budget.example | grep -o NXDOMAIN`)
 		want := []string{"11.22.0.10 STREAM", "2a0d:aaaa::10 STREAM", "\n11.22.0.20\n11.22.0.10\n1 11.22.0.10\n2 11.22.0.10\n3 11.22.0.10\n4 \n3 11.22.0.10\n2 11.22.0.10\n1 11.22.0.10\n11.22.0.10\n11.22.0.10\nNXDOMAIN\n"}
 		wants(t, w.ok(r), want...)
-		wants(t, r.stderr, "denied dns *.budget.example: so many new names", "denied dns files.example: no rule allows it")
+		wants(t, r.stderr, "denied dns *.budget.example: so many questions", "denied dns files.example: no rule allows it")
 		for _, name := range []string{"4.budget.example", "9.budget.example", "nas", "www.example.com", "files.example"} {
 			if w.Zone().Asked(name) {
 				t.Errorf("%s was asked for", name)

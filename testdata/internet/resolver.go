@@ -18,7 +18,7 @@ func (z *Zone) Answer(query *dns.Msg) *dns.Msg {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	name := question.Name
-	for range 16 {
+	for range 20 {
 		rrs, exists := z.lookup(dns.CanonicalName(name))
 		next, before := "", len(m.Answer)
 		for _, rr := range rrs {
