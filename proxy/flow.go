@@ -164,17 +164,6 @@ func (f *Flow) State() State {
 	return f.state
 }
 
-// goes is where the flow of the app's goes, while it does; the names that it goes there
-// for are appended to names.
-func (f *Flow) goes(names []policy.Name) (netip.Addr, []policy.Name) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.state == Deciding || f.state == Ended || f.facts.In {
-		return netip.Addr{}, names
-	}
-	return f.way.dst.Addr(), append(append(names, f.way.name), f.shown...)
-}
-
 // settle says where an allowed flow went in the end, and judges that by the rules
 // of now: those that it was decided by may have been for another address.
 func (f *Flow) settle(w way, real *realWay) error {

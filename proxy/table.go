@@ -252,24 +252,6 @@ func (p *Proxy) forget(f *Flow) {
 	delete(p.flows, f)
 }
 
-// Living yields where the app's flows go that have not ended, and the names that they
-// go there for: that they are allowed for, and those that they have shown. No lock is
-// held meanwhile. It is a [dnsguard.Living].
-func (p *Proxy) Living(yield func(netip.Addr, policy.Name) bool) {
-	var names []policy.Name
-	for _, f := range p.all() {
-		var to netip.Addr
-		if to, names = f.goes(names[:0]); !to.IsValid() {
-			continue
-		}
-		for _, name := range names {
-			if !yield(to, name) {
-				return
-			}
-		}
-	}
-}
-
 // all are the flows that there are.
 func (p *Proxy) all() []*Flow {
 	p.mu.Lock()
