@@ -58,7 +58,7 @@ type Pins struct {
 	ends    pin                     // of the ring of all pins: the next is the newest, the last the oldest
 	size    int                     // bytes, of all
 	fresh   int                     // bytes that were given since it was asked what lives
-	crowded int                     // names that went since then because an address had too many
+	crowded int                     // names that were given since then for an address with many
 	gifts   atomic.Int64
 }
 
@@ -159,9 +159,13 @@ func (p *Pins) give(name policy.Name, aliases []policy.Name, addrs []netip.Addr,
 
 // add makes a pin. p.mu is held.
 func (p *Pins) add(a netip.Addr, name policy.Name, aliases []policy.Name) *pin {
-	if list := p.addrs[a]; len(list) >= maxNamesAPinned {
-		p.forget(slices.MinFunc(list, func(x, y *pin) int { return cmp.Compare(x.used.Load(), y.used.Load()) }))
+	list := p.addrs[a]
+	if len(list) >= maxNamesAPinned/2 {
 		p.crowded++
+	}
+	if len(list) >= maxNamesAPinned {
+		p.forget(slices.MinFunc(list, func(x, y *pin) int { return cmp.Compare(x.used.Load(), y.used.Load()) }))
+		list = p.addrs[a]
 	}
 	before := p.size
 	o := p.origins[name]
@@ -172,7 +176,6 @@ func (p *Pins) add(a netip.Addr, name policy.Name, aliases []policy.Name) *pin {
 	}
 	o.pins++
 	x := &pin{origin: o, addr: a}
-	list := p.addrs[a]
 	if len(list) == 0 {
 		p.size += addrSize
 	}

@@ -60,7 +60,7 @@ func (g *Guard) Serve(ctx context.Context, tcp []net.Listener, udp []*net.UDPCon
 // maxSlow bounds the datagrams that are being answered in other ways than from the
 // cache. More are dropped, and will be sent again: what the cache has, is not to wait
 // for them.
-const maxSlow = 8 * maxInFlight
+const maxSlow = 4 * maxInFlight
 
 // servePackets answers datagrams until the socket is closed: what is ready in the
 // cache at once, and all else when it is there.

@@ -41,9 +41,9 @@ var (
 
 const (
 	// maxSynthetic bounds what all of it takes, in bytes, as it counts itself: some
-	// 70,000 names. standSize is what one takes, with its places in maps and lists, and
+	// 35,000 names. standSize is what one takes, with its places in maps and lists, and
 	// without the letters of its name.
-	maxSynthetic = 32 << 20
+	maxSynthetic = 16 << 20
 	standSize    = 448
 	// heldFor is how long after its last use a program may be expected to connect to an
 	// address that it has: longer than the TTL that it was told (hostsTTL), and than

@@ -249,7 +249,7 @@ func TestSyntheticFlood(t *testing.T) {
 	}
 	took := heap() - before
 	t.Logf("%d names take %.1f MiB, and count as %.1f; %d were refused", len(s.names), float64(took)/(1<<20), float64(s.size)/(1<<20), refused)
-	if took > maxSynthetic*5/4 || refused == 0 || len(s.names) < 40_000 {
+	if took > maxSynthetic*5/4 || refused == 0 || len(s.names) < 30_000 {
 		t.Errorf("%d bytes, %d refused", took, refused)
 	}
 	now = now.Add(askedFor)
