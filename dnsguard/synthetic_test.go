@@ -257,7 +257,7 @@ func TestSyntheticFlood(t *testing.T) {
 		if _, _, err := s.For(policy.Name(fmt.Sprintf("m%d.example", i))); err != nil {
 			t.Fatal(i, err)
 		}
-		now = now.Add(time.Millisecond / 4)
+		now = now.Add(time.Millisecond)
 	}
 	if name, _ := s.Name(used); name != "used.example" {
 		t.Error("what a program went to was taken back")
