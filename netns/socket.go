@@ -18,6 +18,7 @@ func ListenDNS(ns *Namespace, ipv6 bool) (tcp []net.Listener, udp []*net.UDPConn
 	err = ns.Do(func() error {
 		lc := net.ListenConfig{Control: control(transparent, own, oneHost)}
 		lc.SetMultipathTCP(false)
+		roomy := net.ListenConfig{Control: control(transparent, own, roomy)} // for many questions at once
 		networks := []string{"4"}
 		if ipv6 {
 			networks = append(networks, "6")
@@ -28,7 +29,7 @@ func ListenDNS(ns *Namespace, ipv6 bool) (tcp []net.Listener, udp []*net.UDPConn
 				return err
 			}
 			tcp = append(tcp, l)
-			pc, err := lc.ListenPacket(context.Background(), "udp"+n, ":53")
+			pc, err := roomy.ListenPacket(context.Background(), "udp"+n, ":53")
 			if err != nil {
 				return err
 			}

@@ -45,7 +45,7 @@ func TestLiving(t *testing.T) {
 				w.Pins.Give(name, nil, []netip.Addr{dst.Addr()}, w.now())
 			}
 			app, accept := stream(t)
-			ended := w.started(t.Context(), newAttempt(t, Facts{Scope: w.NewScope(), Proto: policy.TCP, Dst: dst}, accept))
+			ended := w.started(t.Context(), newAttempt(t, Facts{Scope: w.NewScope(), Facts: decide.Facts{Proto: policy.TCP, Dst: dst}}, accept))
 			fake.answer <- http.StatusOK
 			request := func(host string) string { return "POST / HTTP/1.1\r\nHost: " + host + "\r\nContent-Length: 0\r\n\r\n" }
 			for range 2 {

@@ -60,7 +60,7 @@ func TestWhyIsWhatHappens(t *testing.T) {
 		w.routes.set(func(a netip.Addr) route.Kind { return kinds[a.String()] })
 		for _, name := range []policy.Name{"a.example", "www.b.example"} {
 			for range r.IntN(3) {
-				w.Pins.Give(name, nil, addrs[:1+r.IntN(3)], time.Minute, w.now())
+				w.Pins.Give(name, nil, addrs[:1+r.IntN(3)], w.now())
 			}
 		}
 		v4, v6, err := w.Guard.Synthetic.For("a.example")

@@ -173,3 +173,37 @@ func TestSyntheticAddressesSuffice(t *testing.T) {
 		}
 	})
 }
+
+// Thousands of questions at once wait for their turn, and none fails.
+func TestManyQuestionsAtOnce(t *testing.T) {
+	both(t, func(w *world) {
+		for i := range 1500 {
+			w.Zone().Handle(fmt.Sprintf("n%d.example", i), func(rw dns.ResponseWriter, q *dns.Msg) {
+				time.Sleep(time.Second / 2)
+				m := new(dns.Msg).SetReply(q)
+				rr, _ := dns.NewRR(q.Question[0].Name + " 60 IN A 11.22.0.10")
+				m.Answer = []dns.RR{rr}
+				_ = rw.WriteMsg(m)
+			})
+		}
+		const script = `
+import socket, struct, select, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+s.connect(("192.0.0.1", 53))
+for i in range(1500):
+    name = b"n%d" % i
+    s.send(struct.pack(">6H", i, 256, 1, 0, 0, 0) + bytes([len(name)]) + name + b"\x07example\0\0\1\0\1")
+    if i % 100 == 99: time.sleep(0.01)
+good, all, end = 0, 0, time.time() + 20
+while all < 1500 and select.select([s], [], [], max(0, end - time.time()))[0]:
+    b = s.recv(512)
+    all += 1
+    good += b[3] & 15 == 0 and b[7] == 1
+print(all, good)`
+		r := w.run("--default", "allow", "--", "python3", "-c", script)
+		if out := w.ok(r); out != "1500 1500\n" {
+			t.Errorf("answered, and well: %s of 1500; stderr: %s", out, r.stderr)
+		}
+	})
+}
