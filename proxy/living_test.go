@@ -10,6 +10,7 @@ import (
 
 	"appfw/policy"
 	"appfw/proxy/conntest"
+	"appfw/proxy/decide"
 )
 
 // A connection goes on by the name that it is allowed for, for however long it lives, and
