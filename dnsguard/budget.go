@@ -41,6 +41,7 @@ const (
 type budget struct {
 	mu       sync.Mutex
 	began    time.Time            // of the first minute
+	swept    int                  // the minute in which those were forgotten that spent nothing
 	spenders map[string]*spending // by the base of the wildcard
 }
 
@@ -141,9 +142,12 @@ func (b *budget) spender(base string, now time.Time) *spending {
 	minute := int(now.Sub(b.began) / time.Minute)
 	s := b.spenders[base]
 	if s == nil && len(b.spenders) >= maxSpenders {
-		for old, s := range b.spenders {
-			if s.advance(minute); s.questions == 0 {
-				delete(b.spenders, old)
+		if minute != b.swept { // once in each
+			b.swept = minute
+			for old, s := range b.spenders {
+				if s.advance(minute); s.questions == 0 {
+					delete(b.spenders, old)
+				}
 			}
 		}
 		if len(b.spenders) >= maxSpenders {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -132,69 +131,5 @@ func BenchmarkAnswerCached(b *testing.B) {
 		if f.AnswerPacket(context.Background(), packed) == nil {
 			b.Fatal("no answer")
 		}
-	}
-}
-
-// What a program has resolved takes no more than the bounds of cache and pins, be the
-// names, their aliases and their answers as long as can be.
-func TestMemoryIsBounded(t *testing.T) {
-	label := strings.Repeat("a", 55)
-	long := func(i, j int) string {
-		return fmt.Sprintf("%05d%02d%s.%s.%s.%s.", i%100000, j, label[2:], label, label, label)
-	}
-	for what, fill := range map[string]func(m *dns.Msg, i int){
-		"long aliases": func(m *dns.Msg, i int) {
-			owner := m.Question[0].Name
-			for j := range maxChain {
-				m.Answer = append(m.Answer, record(owner+" 60 IN CNAME "+long(i, j)))
-				owner = long(i, j)
-			}
-			m.Answer = append(m.Answer, record(owner+" 60 IN A "+nth(i).String()))
-		},
-		"small answers": func(m *dns.Msg, i int) {
-			m.Answer = []dns.RR{record(m.Question[0].Name + " 60 IN A " + nth(i).String())}
-		},
-		"nothing": func(m *dns.Msg, i int) { m.Rcode = dns.RcodeServerFailure },
-		"long texts": func(m *dns.Msg, i int) {
-			for range 10 {
-				m.Answer = append(m.Answer, record(m.Question[0].Name+" 60 IN TXT "+strings.Repeat(`"`+strings.Repeat("x", 200)+`" `, 20)))
-			}
-		},
-		"many addresses": func(m *dns.Msg, i int) {
-			for j := range 200 {
-				m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: m.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}, A: nth(200*i + j).AsSlice()})
-			}
-		},
-	} {
-		t.Run(what, func(t *testing.T) {
-			before, n := heap(), 0
-			f := newFixture(t, func(m *dns.Msg) error { n++; fill(m, n); return nil }, "default allow")
-			names := map[string]int{"small answers": 100_000, "nothing": 100_000, "long aliases": 8000}[what]
-			if names == 0 {
-				names = 2000
-			}
-			for i := range names {
-				q := new(dns.Msg).SetQuestion(fmt.Sprintf("%d.%s", i, long(i, 99)[:60]+".x."), dns.TypeA).SetEdns0(4096, false)
-				if what == "long texts" {
-					q.Question[0].Qtype = dns.TypeTXT
-				}
-				packet, _ := q.Pack()
-				for range 2 { // it is ready to be sent then, as well
-					f.AnswerPacket(context.Background(), packet)
-				}
-				f.up.asked = nil
-				f.now = f.now.Add(time.Millisecond / 10)
-			}
-			took := heap() - before
-			cached := 0
-			for i := range f.cache.shards {
-				cached += f.cache.shards[i].size
-			}
-			t.Logf("%d names take %.1f MiB; the cache counts %.1f, the pins %.1f", names, float64(took)/(1<<20), float64(cached)/(1<<20), float64(f.Pins.size)/(1<<20))
-			if took > (maxCache+maxPins)*5/4 || took > (cached+f.Pins.size)*5/4 {
-				t.Errorf("%d bytes", took)
-			}
-			runtime.KeepAlive(f)
-		})
 	}
 }

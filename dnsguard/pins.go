@@ -243,18 +243,14 @@ func (p *Pins) look(now time.Time) {
 
 // keepLiving has what lives used. p.mu is not held: flows ask for pins.
 func (p *Pins) keepLiving(now time.Time) {
-	type use struct {
-		addr netip.Addr
-		name policy.Name
-	}
-	var uses []use
+	var uses []pinKey
 	for a, name := range p.Living {
-		uses = append(uses, use{a, name})
+		uses = append(uses, pinKey{a, name})
 	}
 	for chunk := range slices.Chunk(uses, 1000) { // others wait for no more
 		p.mu.Lock()
-		for _, u := range chunk {
-			if x := p.pins[pinKey{u.addr, u.name}]; x != nil {
+		for _, k := range chunk {
+			if x := p.pins[k]; x != nil {
 				x.use(now.UnixNano())
 			}
 		}

@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"runtime"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -147,80 +145,4 @@ func TestPinsLife(t *testing.T) {
 			t.Errorf("%s: pinned after a week without a use", what)
 		}
 	}
-}
-
-// What a program floods the pins with takes no more than their bound, and what flows
-// go to stays.
-func TestPinsAreBoundedInBytes(t *testing.T) {
-	label := strings.Repeat("a", 61)
-	long := func(i, j int) policy.Name {
-		return policy.Name(fmt.Sprintf("%07d%02d%s.%s.%s.%s", i, j, label[9:], label, label, label))
-	}
-	for what, flood := range map[string]struct {
-		names int
-		give  func(p *Pins, i int, now time.Time)
-	}{
-		"names with long aliases": {262_000, func(p *Pins, i int, now time.Time) {
-			var aliases []policy.Name
-			for j := range maxChain {
-				aliases = append(aliases, long(i, j))
-			}
-			p.Give(long(i, 99), aliases, []netip.Addr{nth(i)}, now)
-		}},
-		"short names": {300_000, func(p *Pins, i int, now time.Time) {
-			p.Give(policy.Name(fmt.Sprintf("%d.x", i)), nil, []netip.Addr{nth(i)}, now)
-		}},
-		"names with many addresses": {700, func(p *Pins, i int, now time.Time) {
-			var addrs []netip.Addr
-			for j := range maxAddrs {
-				addrs = append(addrs, nth(i*maxAddrs+j))
-			}
-			p.Give(policy.Name(fmt.Sprintf("%d.x", i)), nil, addrs, now)
-		}},
-		"addresses with many names": {300_000, func(p *Pins, i int, now time.Time) {
-			p.Give(policy.Name(fmt.Sprintf("%d.x", i)), nil, []netip.Addr{nth(i % 300)}, now)
-		}},
-	} {
-		t.Run(what, func(t *testing.T) {
-			now := time.Unix(1e9, 0)
-			before := heap()
-			living := 0
-			p := &Pins{Living: func(yield func(netip.Addr, policy.Name) bool) {
-				living++
-				for i := range 1000 {
-					yield(nth(i%300), policy.Name(fmt.Sprintf("living%d.x", i)))
-				}
-			}}
-			for i := range 1000 {
-				p.Give(policy.Name(fmt.Sprintf("living%d.x", i)), nil, []netip.Addr{nth(i % 300)}, now)
-			}
-			for i := range flood.names {
-				flood.give(p, i, now)
-				now = now.Add(time.Millisecond)
-			}
-			took := heap() - before
-			t.Logf("%d names take %.1f MiB, and count as %.1f; it was asked %d times what lives", flood.names, float64(took)/(1<<20), float64(p.size)/(1<<20), living)
-			if took > maxPins*5/4 || took < maxPins/3 {
-				t.Errorf("%d bytes", took)
-			}
-			for i := range 1000 {
-				if !has(p, nth(i%300), policy.Name(fmt.Sprintf("living%d.x", i)), now) {
-					t.Fatalf("the pin of living%d.x is gone", i)
-				}
-			}
-			if living > 200 {
-				t.Errorf("it was asked %d times what lives", living)
-			}
-			p.check(t)
-		})
-	}
-}
-
-// heap is how many bytes live.
-func heap() int {
-	runtime.GC()
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return int(m.HeapAlloc)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -228,39 +227,4 @@ func TestSyntheticTakenBack(t *testing.T) {
 	if both < hours*150 || both > hours*260 {
 		t.Errorf("%d names had addresses of both families", both)
 	}
-}
-
-// 150,000 names at once take no more than the bound; who asks then has an address soon,
-// and what flows go to has stayed.
-func TestSyntheticFlood(t *testing.T) {
-	now := time.Unix(1e9, 0)
-	before := heap()
-	s := &Synthetic{Now: func() time.Time { return now }}
-	used, _, _ := s.For("used.example")
-	if name, _ := s.Name(used); name != "used.example" {
-		t.Fatal(name)
-	}
-	refused := 0
-	for i := range 150_000 {
-		if _, _, err := s.For(policy.Name(fmt.Sprintf("n%d.example", i))); err != nil {
-			refused++
-		}
-		now = now.Add(50 * time.Microsecond)
-	}
-	took := heap() - before
-	t.Logf("%d names take %.1f MiB, and count as %.1f; %d were refused", len(s.names), float64(took)/(1<<20), float64(s.size)/(1<<20), refused)
-	if took > maxSynthetic*5/4 || refused == 0 || len(s.names) < 30_000 {
-		t.Errorf("%d bytes, %d refused", took, refused)
-	}
-	now = now.Add(askedFor)
-	for i := range 150_000 { // as fast as they are asked for, but not at once
-		if _, _, err := s.For(policy.Name(fmt.Sprintf("m%d.example", i))); err != nil {
-			t.Fatal(i, err)
-		}
-		now = now.Add(time.Millisecond)
-	}
-	if name, _ := s.Name(used); name != "used.example" {
-		t.Error("what a program went to was taken back")
-	}
-	runtime.KeepAlive(s)
 }
