@@ -469,3 +469,21 @@ func TestSpecialReason(t *testing.T) {
 		}
 	}
 }
+
+// A verdict by a wildcard says which one it is, and how far its names reach.
+func TestBase(t *testing.T) {
+	fsys := files{"p": "allow *.a.example\nallow .corp\nallow exact.a.example\nallow @l\nallow-suffix *.github.io\nallow *.b.a.example:443\nallow any:22/udp", "l": "*.list.example\nfull.list.example\n"}
+	p, err := Compile(Config{Lines: []Line{{Word: "policy", Arg: "p"}}, Open: fsys.open})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[Name]Name{
+		"x.a.example": "a.example", "y.x.a.example": "a.example", "exact.a.example": "", "x.exact.a.example": "a.example",
+		"corp": "corp", "x.y.corp": "corp", "x.y.github.io": "github.io", "x.list.example": "list.example", "full.list.example": "",
+		"x.b.a.example": "a.example", "other.example": "", // by any
+	} {
+		if v := p.DecideName(name); !v.Allowed() || v.Base != want {
+			t.Errorf("%s: base %q, want %q", name, v.Base, want)
+		}
+	}
+}
