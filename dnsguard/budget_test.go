@@ -114,7 +114,7 @@ func TestBudgetOfRepeats(t *testing.T) {
 			f.ask("exact.y.", "A")
 			f.now = f.now.Add(time.Second / 10)
 		}
-		if n := len(f.up.asked); n > 30 || n < 3 {
+		if n := len(f.up.asked); n > 60 || n < 3 {
 			t.Errorf("%s: %d questions left in a minute for a name in full", what, n)
 		}
 	}

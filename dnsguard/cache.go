@@ -21,10 +21,10 @@ const (
 	// leastTTL is how long any answer is kept, a failure as well (RFC 9520, 3.2, wants
 	// a second at least): without it, a name with a TTL of 0 is a question upstream
 	// whenever the program likes, and a channel as wide as it is fast. The TTL that the
-	// program is told stays what it was. Two seconds are little to who waits for
-	// another address to take over: programs that try again do so after 1, 2 and 4
-	// seconds, and the shortest TTL that large services change addresses by is 5.
-	leastTTL = 2 * time.Second
+	// program is told stays what it was. Who waits for another address to take over
+	// loses nothing: programs try again after a second and later, and the shortest TTL
+	// that large services change addresses by is 5 seconds.
+	leastTTL = time.Second
 	// maxNegativeTTL bounds how long an absence is believed (RFC 2308, 5).
 	maxNegativeTTL = 10 * time.Minute
 )

@@ -77,6 +77,18 @@ func TestRebinding(t *testing.T) {
 		if r := w.appfw("why", "--allow", "*.example", "rebind.example:80"); r.code != 1 || !strings.HasPrefix(r.stdout, "deny dns rebind.example: the name leads to a private address") {
 			t.Errorf("why: exit code %d, %s", r.code, r.stdout)
 		}
+		// Nor later, when it has led elsewhere. Then, a name is not asked for again at once.
+		w.Zone().Set("turns.example. 0 IN A 11.22.0.10")
+		s := w.session("--allow", "*.example", "--", "sh")
+		const get = "curl -sS --max-time 1 http://turns.example"
+		wants(t, s.ok(get), "hello from turns.example")
+		w.Zone().Clear("turns.example.")
+		w.Zone().Set("turns.example. 0 IN A 10.1.2.3")
+		s.until(get, "Could not resolve")
+		if out, ok := s.run(get); ok {
+			t.Error(out)
+		}
+		wants(t, s.err.String(), "denied dns turns.example: the name leads to a private address")
 		if n := w.Packets(netip.MustParseAddr("10.1.2.3")); n != 0 {
 			t.Errorf("%d packets to 10.1.2.3", n)
 		}
