@@ -38,7 +38,11 @@ var addressVariables = []string{
 // hidden are paths that are out of sight, whether or not there is a socket by now.
 // They are of this list or the user's own, and so nobody else chose them.
 func (h Host) hidden() (hidden []string) {
-	for _, dir := range []string{"/run", "/var/run"} {
+	dirs := []string{"/run"}
+	if isDirectory("/var/run") { // usually it is a link to that, and what is shown there would be covered again
+		dirs = append(dirs, "/var/run")
+	}
+	for _, dir := range dirs {
 		for _, s := range daemons {
 			hidden = append(hidden, filepath.Join(dir, s))
 		}
