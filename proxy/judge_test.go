@@ -55,7 +55,7 @@ func TestAgain(t *testing.T) {
 			}
 		}
 		for _, n := range append(c.shown, "a.example", "b.example") {
-			w.Pins.Give(n, nil, []netip.Addr{dst.Addr()}, time.Minute, time.Now())
+			w.Pins.Give(n, nil, []netip.Addr{dst.Addr()}, time.Now())
 		}
 		f := w.begun(t, Facts{Facts: decide.Facts{Proto: policy.TCP, Dst: dst}, Scope: w.NewScope()})
 		if f == nil {
@@ -168,7 +168,7 @@ func TestNameOf(t *testing.T) {
 		t.Error(got)
 	}
 	for _, n := range []policy.Name{"a.example", "b.example"} {
-		w.Pins.Give(n, nil, []netip.Addr{a}, time.Minute, time.Now())
+		w.Pins.Give(n, nil, []netip.Addr{a}, time.Now())
 	}
 	if got := w.NameOf(a); got != "b.example" {
 		t.Error(got)
@@ -192,7 +192,7 @@ func TestPinKept(t *testing.T) {
 	dst := addrPort("11.0.0.1:443")
 	w := newWorld(t, "allow a.example")
 	w.stop()
-	w.Pins.Give("a.example", nil, []netip.Addr{dst.Addr()}, time.Minute, w.Now())
+	w.Pins.Give("a.example", nil, []netip.Addr{dst.Addr()}, w.Now())
 	w.pass(59 * time.Minute)
 	if d := w.Decide(w.rules.Load(), policy.TCP, dst); !d.Verdict.Allowed() || d.Name != "a.example" || !d.Pinned {
 		t.Fatalf("%+v", d)
@@ -205,7 +205,7 @@ func TestPinKept(t *testing.T) {
 	if d := w.Decide(w.rules.Load(), policy.TCP, dst); d.Verdict.Allowed() {
 		t.Errorf("it was not forgotten: %+v", d)
 	}
-	w.Pins.Give("a.example", nil, []netip.Addr{dst.Addr()}, time.Minute, w.Now())
+	w.Pins.Give("a.example", nil, []netip.Addr{dst.Addr()}, w.Now())
 	w.Shared = true
 	if d := w.Decide(w.rules.Load(), policy.TCP, dst); d.Verdict.Allowed() {
 		t.Errorf("what one resolved is open to others: %+v", d)

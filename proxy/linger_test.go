@@ -22,7 +22,7 @@ func (w *world) lingers(ctx context.Context, closing func() map[netns.Connection
 	begun, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
-		w.Linger(ctx, func() map[netns.Connection]bool { close(begun); return closing() })
+		w.Linger(ctx, func() {}, func() map[netns.Connection]bool { close(begun); return closing() })
 	}()
 	receive(w.t, "the wait", begun)
 	return ended
@@ -43,7 +43,7 @@ func still(t *testing.T, ended <-chan struct{}) {
 func TestLingerForNothing(t *testing.T) {
 	w := newWorld(t, "allow any")
 	within(t, "nothing", func() {
-		w.Linger(t.Context(), func() map[netns.Connection]bool { t.Error("it is asked what is closed"); return nil })
+		w.Linger(t.Context(), func() {}, func() map[netns.Connection]bool { t.Error("it is asked what is closed"); return nil })
 	})
 }
 

@@ -243,6 +243,48 @@ func (w *world) killLeft() {
 	}
 }
 
+// What the program has sent arrives, though it takes longer than appfw has otherwise; but
+// not when it is told to end.
+func TestDelivered(t *testing.T) {
+	both(t, func(w *world) {
+		const size = 6 << 20
+		got := make(chan int64, 1)
+		w.example.ServeTCP(7, func(c net.Conn) {
+			total := int64(0)
+			for {
+				n, err := io.CopyN(io.Discard, c, size/24)
+				if total += n; err != nil {
+					break
+				}
+				time.Sleep(250 * time.Millisecond)
+			}
+			got <- total
+		})
+		send := fmt.Sprintf("import socket; s = socket.create_connection(('11.22.0.10', 7)); s.sendall(b'x' * %d)", size)
+		for _, told := range []bool{false, true} {
+			c := w.Command(t.Context(), w.user, program, "run", "--allow", "11.22.0.10", "--", "python3", "-c", send)
+			if err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(200 * time.Millisecond)
+			w.awaitExit("python3", "a program that sends")
+			began := time.Now()
+			if told {
+				_ = c.Process.Signal(unix.SIGTERM)
+			}
+			_ = c.Wait()
+			took, n := time.Since(began), <-got
+			if e := supervise.EndingOf(c.ProcessState.Sys().(syscall.WaitStatus)); e != (supervise.Ending{}) {
+				t.Errorf("%+v", e)
+			}
+			if !told && n != size || told && took > supervise.EndTime+endMargin {
+				t.Errorf("told to end %v: %d of %d arrived in %v", told, n, size, took)
+			}
+			t.Logf("%d of %d arrived in %v", n, size, took)
+		}
+	})
+}
+
 // A terminal whose output is stopped keeps nobody.
 func TestStoppedTerminal(t *testing.T) {
 	both(t, func(w *world) {
@@ -291,6 +333,81 @@ func TestToldToEnd(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Services end in time when they are told to, whatever their clients do, whoever reads
+// what they say.
+func TestServicesEnd(t *testing.T) {
+	both(t, func(w *world) {
+		done := make(chan struct{})
+		w.example.ServeTCP(7, func(net.Conn) { <-done }) // reads nothing
+		w.t.Cleanup(func() { close(done) })
+		ready := filepath.Join(w.user.Home, "ready")
+		for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGINT} {
+			for what, args := range map[string][]string{
+				"asks for names and never reads":     {"192.0.0.1:53", ready, "dns"},
+				"asks the proxy and never reads":     {"192.0.0.1:1080", ready, "http"},
+				"sends to one who does not read":     {"11.22.0.10:7", ready, "text"},
+				"asks somebody else and never reads": {"11.22.0.10:53", ready, "dns"},
+				"opens connections, more and more":   nil,
+			} {
+				shell, pid := w.handmade()
+				// Nobody takes the lock, or what once was it, from appfw.
+				shell.ok(`python3 -c '
+import fcntl, os, socket, time
+s = socket.socket(socket.AF_UNIX); s.bind("\0appfw-gateway"); s.listen()
+f = open("/proc/self/ns/net"); fcntl.flock(f, fcntl.LOCK_EX)
+if os.fork() == 0: time.sleep(1000)' >/dev/null 2>&1 </dev/null`)
+				_ = os.Remove(ready)
+				a := w.start("attach", "--pid", pid, "--allow", "11.22.0.10", "--quiet", "--log", filepath.Join(w.user.Home, "log.json"))
+				w.awaitLink(shell)
+				probe := strings.Join(probing("unread", args...), " ")
+				if args == nil {
+					probe = strings.Join(probing("connects", "11.22.0.10:7", ready), " ")
+				}
+				shell.ok("(" + probe + " >/dev/null 2>&1 </dev/null &) ; for i in $(seq 200); do test -e " + ready + " && break; sleep 0.05; done; test -e " + ready)
+				a.signal(sig)
+				if e := awaitEnd(t, a.cmd); e != (supervise.Ending{}) {
+					t.Errorf("%s, %v: attach ended by %+v, %s", what, sig, e, a.err)
+				}
+				w.killLeft()
+			}
+			for what, greet := range map[string]string{
+				"a client who sends and never reads":           "CONNECT 11.22.0.10:7 HTTP/1.1\r\n\r\n" + strings.Repeat("x", 1<<24),
+				"a client who asks for much and reads nothing": strings.Repeat("GET http://11.22.0.20/ HTTP/1.1\r\nHost: 11.22.0.20\r\n\r\n", 1<<17),
+				"a client who says nothing":                    "",
+			} {
+				s := w.serve("--listen", "127.0.0.1:1080", "--allow", "11.22.0.10", "--grace", "100ms")
+				c, err := w.DialFromHost("tcp", "127.0.0.1:1080")
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = c.SetWriteDeadline(time.Now().Add(time.Second))
+				_, _ = io.WriteString(c, greet)
+				s.signal(sig)
+				if e := awaitEnd(t, s.cmd); e != (supervise.Ending{}) {
+					t.Errorf("%s, %v: serve ended by %+v, %s", what, sig, e, s.err)
+				}
+				c.Close()
+			}
+			// On a terminal whose output is stopped.
+			c := w.Command(t.Context(), w.user, "python3", "-c", `import os, sys, termios
+termios.tcflow(1, termios.TCOOFF); os.execv(sys.argv[1], sys.argv[1:])`, program, "serve", "--listen", "127.0.0.1:1080")
+			c.Path, c.Err = "/usr/bin/python3", nil
+			newTerminal(t, c)
+			time.Sleep(500 * time.Millisecond)
+			_ = c.Process.Signal(sig)
+			if e := awaitEnd(t, c); e != (supervise.Ending{}) {
+				t.Errorf("a stopped terminal, %v: serve ended by %+v", sig, e)
+			}
+		}
+	})
+}
+
+// awaitLink waits until a namespace is served.
+func (w *world) awaitLink(shell *session) {
+	w.t.Helper()
+	shell.until("cat /proc/net/dev; cat /proc/net/route", "eth0\t00000000")
 }
 
 // As process 1, it reaps what the program leaves behind.

@@ -83,4 +83,3 @@ func (o outputFlags) startService() (host hostConfig, j *journal.Journal, err er
 	outliveReaders()
 	return host, journal.New(c), nil
 }
-
