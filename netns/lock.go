@@ -33,13 +33,18 @@ func takeLock(ns *os.File) (*lock, error) {
 		}
 		errs = append(errs, err)
 	}
+	if len(errs) == 0 {
+		return nil, errors.New("there is no directory for its lock: neither $XDG_RUNTIME_DIR nor $HOME is set")
+	}
 	return nil, errors.Join(errs...)
 }
 
 // lockDirectories are where locks may be: the first that this user can have is taken.
+// Root trusts no directory that the environment names; but who is root in a user
+// namespace alone, and may not write to /run, is not that.
 func lockDirectories() (dirs []string) {
-	if os.Geteuid() == 0 { // in a user namespace, it is not always who may write there
-		dirs = append(dirs, "/run/appfw/locks")
+	if os.Geteuid() == 0 && unix.Access("/run", unix.W_OK) != unix.EACCES {
+		return []string{"/run/appfw/locks"}
 	}
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
 		dirs = append(dirs, filepath.Join(dir, "appfw"))

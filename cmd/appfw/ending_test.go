@@ -123,6 +123,21 @@ os.execv(sys.argv[1], sys.argv[1:])`
 	})
 }
 
+// Limits and other things that a process inherits are as without appfw.
+func TestInheritedLimits(t *testing.T) {
+	both(t, func(w *world) {
+		const show = `bash -c "ulimit -Sa; ulimit -Ha; umask; nice; cat /proc/self/oom_score_adj /proc/self/timerslack_ns"`
+		for _, before := range []string{"", "ulimit -Sn 777;", "ulimit -n 500; ulimit -Sc 0; ulimit -f 1000; umask 027; renice 5 $$ >/dev/null;"} {
+			how := func(run string) string {
+				return w.ok(w.finish(w.Command(t.Context(), w.user, "bash", "-c", before+" exec "+run, program)))
+			}
+			if bare, under := how(show), how(`"$0" run -- `+show); bare != under {
+				t.Errorf("%q: %q, and without appfw %q", before, under, bare)
+			}
+		}
+	})
+}
+
 // Nobody reads what appfw says: that is no reason to end, as it is none for the program.
 func TestStderrClosed(t *testing.T) {
 	both(t, func(w *world) {

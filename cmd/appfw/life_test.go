@@ -65,9 +65,9 @@ func TestExitCodes(t *testing.T) {
 // A signal that only appfw gets reaches the app.
 func TestSignals(t *testing.T) {
 	both(t, func(w *world) {
-		for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGQUIT} {
+		for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGQUIT, unix.SIGABRT, unix.SIGPWR, 37} {
 			c := w.Command(t.Context(), w.user, program, "run", "--", "sh", "-c",
-				`trap 'echo got; exit 9' TERM INT USR1 QUIT; echo ready; while :; do sleep 0.05; done`)
+				`trap 'echo got; exit 9' TERM INT USR1 QUIT ABRT PWR 37; echo ready; while :; do sleep 0.05; done`)
 			c.SysProcAttr.Setpgid = true
 			stdout, err := c.StdoutPipe()
 			if err != nil {

@@ -199,7 +199,7 @@ func (g *Gateway) pass(sig syscall.Signal) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch p := g.program; {
-	case sig == 0 || !g.begun: // before, signals that would end the program end the supervisor
+	case sig == 0 || !g.begun && ends(sig): // which ends the supervisor then
 	case p == nil:
 		g.waiting = append(g.waiting, sig)
 	case !p.ended:
@@ -233,9 +233,9 @@ func (g *Gateway) catch() {
 			switch {
 			case !g.begun && ends(sig):
 				Ending{Signal: sig}.Exit() // as the program would
-			case g.begun && g.program == nil: // which may have been too late for a copy
+			case g.program == nil: // which may have been too late for a copy
 				g.waiting = append(g.waiting, sig)
-			case g.begun && g.program.ended && ends(sig):
+			case g.program.ended && ends(sig):
 				g.hasten()
 			}
 			g.mu.Unlock()

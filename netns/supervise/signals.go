@@ -12,11 +12,22 @@ import (
 	"appfw/netns/signals"
 )
 
-// forwarded are the signals that mean the program. Of those a terminal sends, the
+// forwarded are the signals that mean the program: all that somebody sends on purpose,
+// and that a process does not get for what it does itself. Of those a terminal sends, the
 // program has its own copy.
-var forwarded = []os.Signal{
-	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2,
+var forwarded = append([]os.Signal{
+	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGABRT, unix.SIGPWR, unix.SIGIO,
 	unix.SIGALRM, unix.SIGVTALRM, unix.SIGTSTP, unix.SIGCONT, unix.SIGTTIN, unix.SIGTTOU, unix.SIGWINCH,
+}, realTime()...)
+
+// realTime are the signals that mean what programs want, but for those that C libraries
+// and Go's runtime keep to themselves.
+func realTime() (list []os.Signal) {
+	const first = 35
+	for sig := unix.Signal(first); sig <= signals.Last; sig++ {
+		list = append(list, sig)
+	}
+	return list
 }
 
 // ofTerminal are the signals that a terminal sends to its foreground group, and
