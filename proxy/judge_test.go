@@ -192,6 +192,7 @@ func TestPinKept(t *testing.T) {
 	dst := addrPort("11.0.0.1:443")
 	w := newWorld(t, "allow a.example")
 	w.stop()
+	w.Pins.Life = time.Hour
 	w.Pins.Give("a.example", nil, []netip.Addr{dst.Addr()}, w.Now())
 	w.pass(59 * time.Minute)
 	if d := w.Decide(w.rules.Load(), policy.TCP, dst); !d.Verdict.Allowed() || d.Name != "a.example" || !d.Pinned {
