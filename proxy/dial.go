@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"net/netip"
 	"slices"
 
@@ -145,9 +144,3 @@ func (p *Proxy) chain(name string) *upstream.Chain {
 }
 
 var noChain = new(upstream.Chain)
-
-// Shortage tells errors that say nothing of the destination: appfw itself is
-// short of something.
-func Shortage(err error) bool {
-	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM)
-}

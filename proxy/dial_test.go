@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"appfw/netns"
 	"appfw/policy"
 	"appfw/proxy/decide"
 	"appfw/proxy/relay"
@@ -21,12 +22,12 @@ func TestShortage(t *testing.T) {
 		unix.ECONNREFUSED, unix.ENETUNREACH, unix.EADDRNOTAVAIL, unix.EAFNOSUPPORT, unix.EACCES, unix.EPERM,
 		unix.EHOSTUNREACH, errors.New("other"), unix.ETIMEDOUT, context.Canceled,
 	} {
-		if wrapped := (&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", err)}); Shortage(wrapped) {
+		if wrapped := (&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", err)}); netns.Shortage(wrapped) {
 			t.Errorf("%v is no shortage", err)
 		}
 	}
 	for _, err := range []syscall.Errno{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM} {
-		if !Shortage(fmt.Errorf("dial: %w", err)) {
+		if !netns.Shortage(fmt.Errorf("dial: %w", err)) {
 			t.Errorf("%v is a shortage", err)
 		}
 	}
@@ -52,7 +53,7 @@ func TestShort(t *testing.T) {
 	w.Admit(t.Context(), a)
 	w.wantStory(1, "allow; allowed, deny: appfw has no file descriptor left for it (ulimit -n raises the limit); failed: socket: too many open files")
 	err := receive(t, "the refusal", a.refused)
-	if _, denied := errors.AsType[*Denied](err); denied || !Shortage(err) {
+	if _, denied := errors.AsType[*Denied](err); denied || !netns.Shortage(err) {
 		t.Error(err)
 	}
 }

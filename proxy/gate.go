@@ -20,7 +20,7 @@ const ExplicitPort = 1080
 
 const port53 = 53
 
-// Gate is what an app's packets and connections come by. [ByGate] makes it of a
+// Gate is what an app's packets and connections come by. Package gateway makes it of a
 // *netns.Gate; tests make fakes.
 type Gate struct {
 	Queue     Queue
@@ -49,34 +49,6 @@ type Sockets interface {
 // Listener takes in connections. src is the app's socket, dst where it connected to.
 type Listener interface {
 	Accept() (conn relay.Stream, src, dst netip.AddrPort, err error)
-}
-
-// ByGate is a Gate of the kernel's.
-func ByGate(g *netns.Gate) Gate {
-	made := Gate{Queue: queue{g}, Sockets: g}
-	for _, l := range g.Listeners {
-		made.Listeners = append(made.Listeners, listener{l})
-	}
-	return made
-}
-
-type queue struct{ *netns.Gate }
-
-func (q queue) Settle(p netns.Packet, in bool) error {
-	if in {
-		return q.Accept(p)
-	}
-	return q.Drop(p)
-}
-
-type listener struct{ l *tcp.Listener }
-
-func (l listener) Accept() (relay.Stream, netip.AddrPort, netip.AddrPort, error) {
-	conn, err := l.l.Accept()
-	if err != nil {
-		return nil, netip.AddrPort{}, netip.AddrPort{}, err
-	}
-	return conn, conn.Remote, conn.Local, nil
 }
 
 // Asks serves the clients of the explicit proxy: an *explicit.Service.

@@ -66,13 +66,10 @@ func (h *held) Drop() { _ = h.settle(false) }
 // answer tells the app that a packet is refused: by a TCP reset, or an ICMP error.
 func (h *held) answer(p netns.Packet, err error) {
 	q := h.in.Gate.Queue
-	if Shortage(err) {
+	if netns.Shortage(err) {
 		err = short
 	}
 	denied, isDenied := errors.AsType[*Denied](err)
-	if Shortage(err) {
-		denied, isDenied = short, true
-	}
 	why, tell := netns.Prohibited, true
 	if !isDenied {
 		why, tell = netns.UnreachableFor(err)
@@ -82,19 +79,11 @@ func (h *held) answer(p netns.Packet, err error) {
 	case p.Proto == unix.IPPROTO_TCP && p.Dst.Port() != 0 && (isDenied || why == netns.NoPort):
 		_ = q.Send(p, p.Reset())
 	default:
-		if isDenied && p.Proto == unix.IPPROTO_UDP {
-			refuseQUIC(q, p, denied)
+		if isDenied && p.Proto == unix.IPPROTO_UDP { // few clients of QUIC hear of ICMP errors
+			if refusal := sniff.RefuseQUIC(p.Payload, "appfw: "+denied.Reason()); refusal != nil {
+				_ = q.Send(p, p.Datagram(refusal))
+			}
 		}
 		_ = q.Send(p, p.Unreachable(why))
-	}
-}
-
-// refuseQUIC answers the first datagram of a QUIC connection in QUIC's own way:
-// few clients hear of ICMP errors.
-func refuseQUIC(q Queue, p netns.Packet, denied *Denied) {
-	var hellos sniff.QUIC
-	_, _, _ = hellos.Read(p.Payload)
-	if refusal := hellos.Refusal("appfw: " + denied.Verdict.Reason()); refusal != nil {
-		_ = q.Send(p, p.Datagram(refusal))
 	}
 }

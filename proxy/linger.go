@@ -14,7 +14,7 @@ import (
 // until ctx ends: a program may end as soon as its last write(2) returned.
 // Connections that are still open belong to what the app left behind, and are
 // not waited for, nor are flows that begin meanwhile: closing are those that are not
-// open. It gives up when nothing more is passed on for stallTime; as long as something
+// open. It gives up when nothing more is passed on for [relay.StallTime]; as long as something
 // is, it calls moving every now and then.
 func (p *Proxy) Linger(ctx context.Context, moving func(), closing func() map[netns.Connection]bool) {
 	flows := p.all()
@@ -22,7 +22,7 @@ func (p *Proxy) Linger(ctx context.Context, moving func(), closing func() map[ne
 		return
 	}
 	closed := closing()
-	if !poll(ctx, acceptTime+stallTime/4, flows, (*Flow).beingAccepted) {
+	if !poll(ctx, acceptTime+relay.StallTime/4, flows, (*Flow).beingAccepted) {
 		return
 	}
 	var waiting []*relay.Relay
@@ -31,8 +31,8 @@ func (p *Proxy) Linger(ctx context.Context, moving func(), closing func() map[ne
 			waiting = append(waiting, r)
 		}
 	}
-	if passOn(ctx, waiting, moving) {
-		poll(ctx, stallTime/4, flows, (*Flow).busy)
+	if relay.PassOn(ctx, waiting, moving) {
+		poll(ctx, relay.StallTime/4, flows, (*Flow).busy)
 	}
 }
 
@@ -42,10 +42,6 @@ const (
 	// acceptTime is how long a connection may take from its SYN to its
 	// acceptance. One that takes longer was given up by the app.
 	acceptTime = 100 * time.Millisecond
-	// stallTime is for how long nothing is passed on before that is given up: four
-	// times as long as a segment takes that was lost once (RFC 6298, 2.4, as Linux
-	// has it).
-	stallTime = 800 * time.Millisecond
 )
 
 // poll waits until none of the flows waits any more; false if ctx ended before. It
@@ -62,41 +58,6 @@ func poll(ctx context.Context, d time.Duration, flows []*Flow, waits func(*Flow)
 		}
 	}
 	return true
-}
-
-// passOn waits until all that the app sent by the relays was passed on, or nothing more
-// is; false if ctx ended before.
-func passOn(ctx context.Context, waiting []*relay.Relay, moving func()) bool {
-	left, sent, since := len(waiting), int64(-1), time.Now()
-	for {
-		waiting = slices.DeleteFunc(waiting, func(r *relay.Relay) bool {
-			select {
-			case <-r.AllSent():
-				return true
-			default:
-				return false
-			}
-		})
-		if len(waiting) == 0 {
-			return true
-		}
-		var now int64
-		for _, r := range waiting {
-			now += r.Sent.Load()
-		}
-		if now != sent || len(waiting) != left {
-			left, sent, since = len(waiting), now, time.Now()
-			moving()
-		} else if time.Since(since) > stallTime {
-			return true
-		}
-		select {
-		case <-waiting[0].AllSent():
-		case <-time.After(stallTime / 4):
-		case <-ctx.Done():
-			return false
-		}
-	}
 }
 
 // beingAccepted tells whether a flow is decided on, or its connection accepted.

@@ -9,7 +9,7 @@
 //
 //	p := proxy.New(proxy.Config{Policy: current, Pins: pins, Guard: guard, Routes: route.New(), Log: log})
 //	asks := explicit.New(explicit.Config{Proxy: p})
-//	go p.Serve(ctx, &proxy.GateIntake{Proxy: p, Gate: proxy.ByGate(gate), Explicit: asks})
+//	go p.Serve(ctx, &proxy.GateIntake{Proxy: p, Gate: gateway.ByGate(gate), Explicit: asks})
 //	// ...
 //	p.Recheck() // after the policy has changed: cuts what it denies
 package proxy

@@ -103,7 +103,7 @@ func (f *Flow) fail(ctx context.Context, err error) {
 		how, failed = journal.Left, notWanted
 	}
 	switch text := upstream.Failure(err); {
-	case Shortage(err): // which passes
+	case netns.Shortage(err): // which passes
 		f.deny(short.Verdict.Reason())
 	case text != "":
 		f.deny(text)

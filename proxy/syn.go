@@ -109,7 +109,7 @@ func (in *GateIntake) own(ctx context.Context, p netns.Packet) {
 		err = in.expect(s)
 	}
 	switch {
-	case Shortage(err):
+	case netns.Shortage(err):
 		in.Proxy.Start(ctx, &held{in: in, p: p, refused: short.Verdict.Reason()})
 	case err != nil: // it is sent again
 		s.Drop()
@@ -196,7 +196,7 @@ func (in *GateIntake) accept(ctx context.Context, l Listener) {
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return
-		case Shortage(err) && in.makeRoom():
+		case netns.Shortage(err) && in.makeRoom():
 		case err != nil: // no descriptor is free: the connection waits in the backlog
 			select {
 			case <-time.After(relay.AcceptPause):

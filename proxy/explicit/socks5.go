@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"appfw/dnsguard"
+	"appfw/netns"
 	"appfw/policy"
 	"appfw/proxy"
 	"appfw/proxy/upstream/socks"
@@ -136,7 +137,7 @@ func socksReply(err error) byte {
 		return statute.RepRuleFailure
 	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EADDRNOTAVAIL), errors.Is(err, unix.EAFNOSUPPORT):
 		return statute.RepNetworkUnreachable
-	case proxy.Shortage(err), errors.Is(err, context.Canceled):
+	case netns.Shortage(err), errors.Is(err, context.Canceled):
 		return statute.RepServerFailure
 	}
 	return statute.RepHostUnreachable

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"appfw/netns"
 	"appfw/policy"
 	"appfw/proxy"
 	"appfw/proxy/relay"
@@ -167,7 +168,7 @@ func (s *Service) refuseHTTP(w http.ResponseWriter, what string, err error) {
 	}
 	status := http.StatusBadGateway
 	switch timeout, ok := errors.AsType[net.Error](err); {
-	case proxy.Shortage(err):
+	case netns.Shortage(err):
 		status = http.StatusServiceUnavailable
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 		status = http.StatusForbidden

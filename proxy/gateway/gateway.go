@@ -76,9 +76,9 @@ func (g *Gateway) Serve(ctx context.Context, p *proxy.Proxy, ports []*proxy.Publ
 	serve("resolver", func() error { return p.Guard.Serve(ctx, g.tcp53, g.udp53) })
 	asks := explicit.New(explicit.Config{Proxy: p, Explain: explain})
 	serve("gateway", func() error {
-		return p.Serve(ctx, &proxy.GateIntake{Proxy: p, Gate: proxy.ByGate(g.gate), Explicit: asks})
+		return p.Serve(ctx, &proxy.GateIntake{Proxy: p, Gate: ByGate(g.gate), Explicit: asks})
 	})
-	serve("loopback", func() error { return p.Serve(ctx, &proxy.GateIntake{Proxy: p, Gate: proxy.ByGate(g.loopback)}) })
+	serve("loopback", func() error { return p.Serve(ctx, &proxy.GateIntake{Proxy: p, Gate: ByGate(g.loopback)}) })
 	for _, port := range ports {
 		port.Proxy, port.To = p, proxy.Inward{Veth: g.gate, Loopback: g.loopback}
 		serve("publish", func() error { return p.Serve(ctx, port) })

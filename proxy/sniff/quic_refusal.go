@@ -6,6 +6,13 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 )
 
+// RefuseQUIC is Refusal for a client of which this is the first datagram.
+func RefuseQUIC(datagram []byte, reason string) []byte {
+	var hellos QUIC
+	_, _, _ = hellos.Read(datagram)
+	return hellos.Refusal(reason)
+}
+
 // Refusal is a datagram of the server's that ends the connection of the client's
 // last Initial at once (RFC 9000, 10.2.3), with a reason, cut to 1,000 bytes; or, if
 // its version is not read, one that names those that are; nil if there was none. It
