@@ -36,14 +36,14 @@ lint: ## gofmt, go vet and staticcheck
 	go tool staticcheck -tags soak ./cmd/appfw
 
 test: ## all tests, as root
-	go run ./testdata/gotest -count=1 ./testdata/internet ./...
+	go run ./testdata/gotest -count=1 -timeout 20m ./testdata/internet ./...
 
 # The detector needs cgo. Of the end-to-end tests, those that differ in what
 # runs at the same time: names, all transports, both gates, logs, load.
 RACY = AllowedName|ShownName|UDP|Ping|HostLoopback|TestResolver$$|Cache|TestLog$$|Ends|Burst|DescriptorLimit|Signals|SentBeforeExit|TestQUIC$$|TLSClients|ReloadCuts|Upstream|Serve|ExplicitUDP|ExplicitShownName|Publish|Attach|TestStuck$$|DeniedFlood
 race: ## those tests under the race detector that it may tell something
 	CGO_ENABLED=1 go run ./testdata/gotest -race -count=1 ./dnsguard/... ./netns/... ./policy/... ./proxy/...
-	CGO_ENABLED=1 go run ./testdata/gotest -race -count=1 -run '$(RACY)' ./cmd/appfw
+	CGO_ENABLED=1 go run ./testdata/gotest -race -count=1 -timeout 20m -run '$(RACY)' ./cmd/appfw
 
 # Every fuzz target for a while: make fuzz FUZZTIME=10m
 FUZZTIME = 30s
