@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"appfw/netns"
+	"appfw/netns/doctor"
 	"appfw/netns/supervise"
 	"appfw/policy/source"
 	"appfw/proxy/gateway"
@@ -65,7 +65,7 @@ func serveApp(flags runFlags, args []string, process *supervise.Gateway) error {
 	if err != nil {
 		return err
 	}
-	host, err := readHost()
+	host, err := inforce.ReadHostFiles()
 	if err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func serveApp(flags runFlags, args []string, process *supervise.Gateway) error {
 	if err != nil {
 		return fmt.Errorf("find the working directory: %w", err)
 	}
-	guard := host.watch(dir, flags.share)
+	guard := guardOf(host, dir, flags.share)
 	log, err := flags.output.open(func(name string) (*os.File, error) { return process.File(supervise.Log, name), nil })
 	if err != nil {
 		return err
@@ -106,7 +106,7 @@ func serveApp(flags runFlags, args []string, process *supervise.Gateway) error {
 	guard.Show(rules.Current().Policy.Settings().Shown)
 	scope, err := netns.OpenScope()
 	if err != nil {
-		report.Note(unscoped(err))
+		report.Note(doctor.Unscoped(err))
 	}
 	serving, failed := g.Serve(ctx, p, ports, explain)
 	supervise.KeepThreads()
@@ -137,42 +137,11 @@ func serveApp(flags runFlags, args []string, process *supervise.Gateway) error {
 	serving.Go(func() { rules.Watch(ctx, process.Reload) })
 	serving.Go(func() { guard.Run(ctx, g.App, sharing(report, flags.output.quiet)) })
 	ended, err := program.Wait()
-	finishRun(program, func(ctx context.Context) { g.Drain(ctx, p, program.Delivering) }, cancel, serving.Wait, func() { _ = report.Close() })
+	program.Finish(func(ctx context.Context) { g.Drain(ctx, p, program.Delivering) }, cancel, serving.Wait, func() { _ = report.Close() })
 	if err != nil {
 		return &exitError{code: exitFailed}
 	}
 	return &exitError{code: ended.ShellCode()} // the supervisor has been told, and ends as the app did
-}
-
-const (
-	// drainedTime bounds the wait for what is served when the app has ended, and
-	// heardTime that for who reads what is said.
-	drainedTime = 150 * time.Millisecond
-	heardTime   = 500 * time.Millisecond
-)
-
-// finishRun ends the gateway of an app that has ended, step by step. None of them takes
-// longer than it may: together, they are within [supervise.EndTime] but for what drain
-// delivers.
-func finishRun(program *supervise.Program, drain func(context.Context), cancel func(), serving, report func()) {
-	ctx, stop := context.WithCancel(context.Background())
-	defer stop()
-	go func() {
-		select {
-		case <-program.Hurry:
-			stop()
-		case <-ctx.Done():
-		}
-	}()
-	drain(ctx)
-	cancel()
-	within(drainedTime, serving)
-	within(heardTime, report)
-}
-
-// unscoped says what a program can do where signals cannot be kept within its run.
-func unscoped(err error) string {
-	return "the program can send signals to your other processes: " + err.Error()
 }
 
 // explainStart says why the app could not be started.

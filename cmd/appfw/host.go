@@ -1,77 +1,30 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/user"
 	"strconv"
-	"time"
 
-	"appfw/dnsguard"
 	"appfw/netns"
 	"appfw/netns/view"
-	"appfw/policy"
 	"appfw/proxy"
 	"appfw/proxy/inforce"
 )
 
-// hostConfig is what appfw reads of the host's configuration.
-type hostConfig struct {
-	resolv    dnsguard.ResolvConf
-	servers   func() dnsguard.ResolvConf   // its resolvers by now
-	hosts     map[policy.Name][]netip.Addr // answered by appfw's resolver
-	hostsFile []byte                       // where they are from; nil if there is none
-	nsswitch  []byte                       // nil if there is none
-}
-
-func readHost() (hostConfig, error) {
-	var h hostConfig
-	resolv, err := view.ReadFile("/etc/resolv.conf")
-	if err == nil || os.IsNotExist(err) {
-		h.resolv, err = dnsguard.ReadResolvConf(bytes.NewReader(resolv))
-	}
-	if err != nil {
-		return h, fmt.Errorf("read the host's resolvers: %w", err)
-	}
-	h.servers = dnsguard.HostResolvers("/etc/resolv.conf", time.Now)
-	h.refresh()
-	h.nsswitch, _ = view.ReadFile("/etc/nsswitch.conf")
-	return h, nil
-}
-
-// refresh reads /etc/hosts. If it cannot be read, what was there before stays.
-func (h *hostConfig) refresh() {
-	content, err := view.ReadFile("/etc/hosts")
-	if err != nil {
-		return
-	}
-	if hosts, err := dnsguard.ReadHosts(bytes.NewReader(content)); err == nil {
-		h.hosts, h.hostsFile = hosts, content
-	}
-}
-
-// rules is what policies need of the configuration.
-func (h hostConfig) rules() inforce.Host {
-	return inforce.Host{Servers: h.servers, Hosts: func() map[policy.Name][]netip.Addr {
-		h.refresh()
-		return h.hosts
-	}}
-}
-
-// watch begins to look for what an app that starts in a directory is not to see of the
+// guardOf begins to look for what an app that starts in a directory is not to see of the
 // host; what is shared it is.
-func (h *hostConfig) watch(dir string, shared []string) *view.Guard {
-	v := h.forView()
+func guardOf(files *inforce.HostFiles, dir string, shared []string) *view.Guard {
+	v := viewed(files)
 	v.Dir, v.Share = dir, shared
 	return view.Watch(v)
 }
 
-// forView is the configuration as package view takes it.
-func (h *hostConfig) forView() view.Host {
+// viewed is the host as package view takes it.
+func viewed(files *inforce.HostFiles) view.Host {
 	v := view.Host{
-		Resolver: netns.Gateway4, Resolv: h.resolv.Lines, Hosts: h.hostsFile, Nsswitch: h.nsswitch,
+		Resolver: netns.Gateway4, Resolv: files.Resolv.Lines, Hosts: files.Hosts, Nsswitch: files.Nsswitch,
 		UID: os.Getuid(), Env: os.Environ(),
 	}
 	if u, err := user.LookupId(strconv.Itoa(v.UID)); err == nil {

@@ -16,7 +16,7 @@ import (
 type judgedBy struct {
 	policy  policyFlags
 	writers source.Writers // which of its files the programs could change
-	host    hostConfig
+	host    *inforce.HostFiles
 	report  *journal.Journal
 	publish bool // there are clients
 	hides   bool // sockets of the host are hidden
@@ -29,7 +29,7 @@ type judgedBy struct {
 func judged(by judgedBy, app **netns.Namespace) (*inforce.Policy, error) {
 	return inforce.Open(inforce.Config{
 		Source: source.Source{Lines: by.policy.lines, Writers: by.writers},
-		Host:   by.host.rules(), Journal: by.report, Clients: by.publish, Hides: by.hides,
+		Host:   by.host.Host(), Journal: by.report, Clients: by.publish, Hides: by.hides,
 		PinLife: by.pinLife,
 	}, proxy.Config{
 		Routes: route.New(),

@@ -53,7 +53,7 @@ func serveNamespace(flags namespaceFlags, path string, pid int) (err error) {
 		return err
 	}
 	defer closeService(report, flags.output.log != "", &err)
-	told := takeOrders()
+	told := supervise.TakeOrders()
 	var process *supervise.Process
 	if pid != 0 {
 		if process, err = supervise.OpenProcess(pid); err != nil {
@@ -85,7 +85,7 @@ func serveNamespace(flags namespaceFlags, path string, pid int) (err error) {
 	if process != nil {
 		go func() {
 			if process.Ended() {
-				told.stop()
+				told.Stop()
 			}
 		}()
 	}
@@ -105,9 +105,9 @@ func serveNamespace(flags namespaceFlags, path string, pid int) (err error) {
 	units.Notify("READY=1\nSTATUS=Serving " + printable(path)) // a line is an assignment
 	for running := true; running; {
 		select {
-		case <-told.end:
+		case <-told.End:
 			running = false
-		case <-told.reload:
+		case <-told.Reload:
 			units.NotifyReloading()
 			report.Reopen()
 			select {
@@ -116,12 +116,12 @@ func serveNamespace(flags namespaceFlags, path string, pid int) (err error) {
 			}
 		case err = <-failed:
 			running = false
-			endBy(unix.SIGTERM, supervise.EndTime)
+			supervise.EndBy(unix.SIGTERM, supervise.EndTime)
 		}
 	}
 	units.Notify("STOPPING=1")
 	cancel()
-	within(servingTime, serving.Wait)
+	supervise.Within(servingTime, serving.Wait)
 	return err
 }
 

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"appfw/netns/named"
+	"appfw/proxy/inforce"
 )
 
 func newNetns() *cobra.Command {
@@ -55,11 +56,11 @@ func serveNamed(flags namespaceFlags, name string) error {
 	if err != nil {
 		return err
 	}
-	host, err := readHost()
+	host, err := inforce.ReadHostFiles()
 	if err != nil {
 		return err
 	}
-	if err := named.WriteFiles(name, host.forView().NameFiles()); err != nil {
+	if err := named.WriteFiles(name, viewed(host).NameFiles()); err != nil {
 		return err
 	}
 	return serveNamespace(flags, path, 0)

@@ -9,8 +9,10 @@ import (
 	sdjournal "github.com/coreos/go-systemd/v22/journal"
 	"golang.org/x/sys/unix"
 
+	"appfw/netns/supervise"
 	"appfw/netns/units"
 	"appfw/policy"
+	"appfw/proxy/inforce"
 	"appfw/proxy/journal"
 )
 
@@ -60,26 +62,57 @@ func (o outputFlags) open(open func(name string) (*os.File, error)) (*os.File, e
 }
 
 // journal starts the journal of a run.
-func (o outputFlags) journal(log *os.File, host hostConfig) *journal.Journal {
+func (o outputFlags) journal(log *os.File, host *inforce.HostFiles) *journal.Journal {
 	outliveReaders()
-	return journal.New(journal.Config{Log: log, Stderr: os.Stderr, Quiet: o.quiet, Search: host.resolv.Search(), Explain: explain})
+	return journal.New(journal.Config{Log: log, Stderr: os.Stderr, Quiet: o.quiet, Search: host.Resolv.Search(), Explain: explain})
 }
 
 // startService reads the host's configuration, and starts a journal that speaks with
 // the service manager and its journal.
-func (o outputFlags) startService() (host hostConfig, j *journal.Journal, err error) {
-	if host, err = readHost(); err != nil {
+func (o outputFlags) startService() (host *inforce.HostFiles, j *journal.Journal, err error) {
+	if host, err = inforce.ReadHostFiles(); err != nil {
 		return host, nil, err
 	}
 	log, err := o.open(journal.OpenLog)
 	if err != nil {
 		return host, nil, err
 	}
-	c := journal.Config{Log: log, Stderr: os.Stderr, Quiet: o.quiet, Search: host.resolv.Search(), Explain: explain, Notify: units.Notify}
+	c := journal.Config{Log: log, Stderr: os.Stderr, Quiet: o.quiet, Search: host.Resolv.Search(), Explain: explain, Notify: units.Notify}
 	if log != nil && log != os.Stderr {
 		c.Path = o.log
 	}
 	c.System, _ = sdjournal.StderrIsJournalStream()
 	outliveReaders()
 	return host, journal.New(c), nil
+}
+
+const (
+	// servingTime bounds the wait for what is served when there is nobody to be served
+	// any more, and reportTime that for who reads what is said.
+	servingTime = 400 * time.Millisecond
+	reportTime  = 800 * time.Millisecond
+)
+
+// closeService closes the journal of a service that ends with an error, or without one:
+// then it fails if its log is not whole.
+func closeService(j *journal.Journal, logs bool, err *error) {
+	if failed := closeReport(j, logs); *err == nil {
+		*err = failed
+	}
+}
+
+// closeReport ends a service's journal. If its log is not whole, it has said so, and the
+// error is an exit code.
+func closeReport(j *journal.Journal, logs bool) error {
+	var err error
+	if !supervise.Within(reportTime, func() { err = j.Close() }) {
+		if logs {
+			return &exitError{code: exitFailed}
+		}
+		return nil // who does not read is told nothing
+	}
+	if err != nil {
+		return &exitError{code: exitFailed} // it has been said
+	}
+	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"appfw/netns/route"
+	"appfw/netns/supervise"
 	"appfw/netns/units"
 	"appfw/proxy/explicit"
 	"appfw/proxy/tenants"
@@ -72,7 +73,7 @@ func serve(flags serveFlags) (err error) {
 		return err
 	}
 	defer closeService(report, flags.output.log != "", &err)
-	told := takeOrders()
+	told := supervise.TakeOrders()
 	passed, err := activation.Listeners() // by the service manager
 	if err != nil {
 		return fmt.Errorf("take the sockets that were passed: %w", err)
@@ -91,7 +92,7 @@ func serve(flags serveFlags) (err error) {
 	defer routes.Close()
 	who := tenants.New(tenants.Config{
 		Lines: flags.policy.lines, Users: flags.users, Option: "--users",
-		Host: host.rules(), Journal: report, Own: listeners.Addrs(), Routes: routes,
+		Host: host.Host(), Journal: report, Own: listeners.Addrs(), Routes: routes,
 	})
 	all, err := who.Open(ctx)
 	if err != nil {
@@ -112,12 +113,12 @@ func serve(flags serveFlags) (err error) {
 	}
 	serving.Go(func() { units.FeedWatchdog(ctx, all.Proxy.Alive) })
 	units.Notify("READY=1\nSTATUS=Serving")
-	told.grace.Store(int64(flags.grace))
+	told.Allow(flags.grace)
 	for running := true; running; {
 		select {
-		case <-told.end:
+		case <-told.End:
 			running = false
-		case <-told.reload:
+		case <-told.Reload:
 			units.NotifyReloading()
 			report.Reopen()
 			who.Reload(ctx)
@@ -128,7 +129,7 @@ func serve(flags serveFlags) (err error) {
 	e.Finish()
 	awaitClients(&clients, flags.grace, told)
 	cancel()
-	within(servingTime, func() {
+	supervise.Within(servingTime, func() {
 		clients.Wait()
 		serving.Wait()
 		who.Wait()
@@ -138,13 +139,13 @@ func serve(flags serveFlags) (err error) {
 
 // awaitClients waits until all clients have left, for grace at most, or until it is told
 // again to end.
-func awaitClients(clients *sync.WaitGroup, grace time.Duration, told *orders) {
+func awaitClients(clients *sync.WaitGroup, grace time.Duration, told *supervise.Orders) {
 	ended := make(chan struct{})
 	go func() { clients.Wait(); close(ended) }()
 	select {
 	case <-ended:
 	case <-time.After(grace):
-	case <-told.now:
+	case <-told.Now:
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"appfw/netns/named"
 	"appfw/netns/units"
 	"appfw/policy"
+	"appfw/proxy/inforce"
 	"appfw/proxy/publish"
 )
 
@@ -221,13 +222,13 @@ func show(out, notes io.Writer, change *units.Change) {
 
 // readPolicy reads a policy, and tells what units need to know of it.
 func readPolicy(name string) (units.Policy, error) {
-	host, err := readHost()
+	host, err := inforce.ReadHostFiles()
 	if err != nil {
 		return units.Policy{}, err
 	}
 	var flags policyFlags
 	flags.add("policy", name)
-	l, err := flags.load(host.rules())
+	l, err := flags.load(host.Host())
 	if err != nil {
 		return units.Policy{}, err
 	}

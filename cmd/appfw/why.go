@@ -13,6 +13,7 @@ import (
 	"appfw/netns/route"
 	"appfw/policy"
 	"appfw/proxy"
+	"appfw/proxy/inforce"
 	"appfw/proxy/journal"
 )
 
@@ -50,11 +51,11 @@ has no address), and 2 if something is wrong with the input.`,
 
 // why prints the verdict for each address of the destination.
 func why(c *cobra.Command, flags policyFlags, dest string) error {
-	host, err := readHost()
+	host, err := inforce.ReadHostFiles()
 	if err != nil {
 		return &exitError{exitBadInput, err}
 	}
-	policies, err := flags.load(host.rules())
+	policies, err := flags.load(host.Host())
 	if err != nil {
 		return &exitError{exitBadInput, err}
 	}

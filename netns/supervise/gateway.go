@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/signal"
@@ -158,6 +159,33 @@ func (p *Program) Wait() (Ending, error) {
 // Delivering tells the supervisor that what the program sent is still being delivered,
 // and gets on: it is to wait a little longer.
 func (p *Program) Delivering() { _ = send(p.gateway.control, delivering) }
+
+const (
+	// drainedTime bounds the wait for what is served when the program has ended, and
+	// heardTime that for who reads what is said.
+	drainedTime = 150 * time.Millisecond
+	heardTime   = 500 * time.Millisecond
+)
+
+// Finish ends the gateway of a program that has ended, step by step: drain delivers what
+// is under way until its context ends, cancel ends what is served, serving waits for that,
+// and report for who reads what is said. None of them takes longer than it may: together,
+// they are within [EndTime] but for what drain delivers.
+func (p *Program) Finish(drain func(context.Context), cancel func(), serving, report func()) {
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	go func() {
+		select {
+		case <-p.Hurry:
+			stop()
+		case <-ctx.Done():
+		}
+	}()
+	drain(ctx)
+	cancel()
+	Within(drainedTime, serving)
+	Within(heardTime, report)
+}
 
 // obey does what the supervisor says, until that is gone.
 func (g *Gateway) obey() {
