@@ -38,72 +38,85 @@ func ParsePacket(b []byte) (Packet, error) {
 	if len(b) == 0 {
 		return p, ErrTruncated
 	}
-	var src, dst netip.Addr
 	var transport []byte
+	var err error
 	switch b[0] >> 4 {
 	case 4:
-		ihl := int(b[0]&0x0f) * 4
-		if ihl < 20 || len(b) < ihl {
-			return p, ErrTruncated
-		}
-		src, dst = netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20]))
-		p.Proto, transport = b[9], b[ihl:]
-		if binary.BigEndian.Uint16(b[6:])&0x3fff != 0 { // MF or an offset
-			p.Src, p.Dst = netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0)
-			return p, ErrFragment
-		}
+		transport, err = p.parse4(b)
 	case 6:
-		if len(b) < 40 {
-			return p, ErrTruncated
-		}
-		src, dst = netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40]))
-		p.Proto, transport = b[6], b[40:]
-		if src.Is4In6() || dst.Is4In6() {
-			p.Src, p.Dst = netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0)
-			return p, ErrMapped
-		}
-		switch p.Proto {
-		case unix.IPPROTO_FRAGMENT:
-			p.Src, p.Dst = netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0)
-			return p, ErrFragment
-		case unix.IPPROTO_HOPOPTS, unix.IPPROTO_ROUTING, unix.IPPROTO_DSTOPTS:
-			p.Src, p.Dst = netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0)
-			return p, ErrExtension
-		}
+		transport, err = p.parse6(b)
 	default:
-		return p, ErrTruncated
+		err = ErrTruncated
 	}
+	if err == nil {
+		err = p.parseTransport(transport)
+	}
+	return p, err
+}
 
-	p.Src, p.Dst = netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0)
+// parse4 parses the header of IPv4, and returns what follows it.
+func (p *Packet) parse4(b []byte) (transport []byte, err error) {
+	ihl := int(b[0]&0x0f) * 4
+	if ihl < 20 || len(b) < ihl {
+		return nil, ErrTruncated
+	}
+	p.Proto = b[9]
+	p.Src = netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[12:16])), 0)
+	p.Dst = netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[16:20])), 0)
+	if binary.BigEndian.Uint16(b[6:])&0x3fff != 0 { // MF or an offset
+		return nil, ErrFragment
+	}
+	return b[ihl:], nil
+}
+
+// parse6 is parse4 for IPv6.
+func (p *Packet) parse6(b []byte) (transport []byte, err error) {
+	if len(b) < 40 {
+		return nil, ErrTruncated
+	}
+	p.Proto = b[6]
+	p.Src = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[8:24])), 0)
+	p.Dst = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[24:40])), 0)
+	if p.Src.Addr().Is4In6() || p.Dst.Addr().Is4In6() {
+		return nil, ErrMapped
+	}
+	switch p.Proto {
+	case unix.IPPROTO_FRAGMENT:
+		return nil, ErrFragment
+	case unix.IPPROTO_HOPOPTS, unix.IPPROTO_ROUTING, unix.IPPROTO_DSTOPTS:
+		return nil, ErrExtension
+	}
+	return b[40:], nil
+}
+
+// parseTransport parses the header of the transport protocol.
+func (p *Packet) parseTransport(b []byte) error {
+	header := 0
 	switch p.Proto {
 	case unix.IPPROTO_TCP:
-		if len(transport) < 20 {
-			return p, ErrTruncated
+		if len(b) < 20 {
+			return ErrTruncated
 		}
-		offset := int(transport[12]>>4) * 4
-		if offset < 20 || len(transport) < offset {
-			return p, ErrTruncated
+		if header = int(b[12]>>4) * 4; header < 20 {
+			return ErrTruncated
 		}
-		p.tcpSeq = binary.BigEndian.Uint32(transport[4:])
-		p.Payload = transport[offset:]
+		p.tcpSeq = binary.BigEndian.Uint32(b[4:])
 	case unix.IPPROTO_UDP:
-		if len(transport) < 8 {
-			return p, ErrTruncated
-		}
-		p.Payload = transport[8:]
+		header = 8
 	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
-		if len(transport) < 8 {
-			return p, ErrTruncated
+		if len(b) < 8 {
+			return ErrTruncated
 		}
-		p.Payload = transport
-		return p, nil
-	default:
-		p.Payload = transport
-		return p, nil
 	}
-	p.Src = netip.AddrPortFrom(src, binary.BigEndian.Uint16(transport))
-	p.Dst = netip.AddrPortFrom(dst, binary.BigEndian.Uint16(transport[2:]))
-	return p, nil
+	if len(b) < header {
+		return ErrTruncated
+	}
+	p.Payload = b[header:]
+	if header > 0 {
+		p.Src = netip.AddrPortFrom(p.Src.Addr(), binary.BigEndian.Uint16(b))
+		p.Dst = netip.AddrPortFrom(p.Dst.Addr(), binary.BigEndian.Uint16(b[2:]))
+	}
+	return nil
 }
 
 // Echo tells whether the packet is an ICMP echo request (RFC 792, RFC 4443).

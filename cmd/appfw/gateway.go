@@ -13,6 +13,7 @@ import (
 	"appfw/netns/doctor"
 	"appfw/netns/supervise"
 	"appfw/policy/source"
+	"appfw/proxy"
 	"appfw/proxy/gateway"
 	"appfw/proxy/inforce"
 	"appfw/proxy/publish"
@@ -53,15 +54,7 @@ func serveApp(flags runFlags, args []string, process *supervise.Gateway) error {
 	if err != nil {
 		return err
 	}
-	published, err := publish.Parse(flags.publish)
-	if err != nil {
-		return err
-	}
-	var files []*os.File
-	for _, p := range published {
-		files = append(files, process.File(supervise.Port, p.Text))
-	}
-	ports, err := publish.Intakes(published, files)
+	ports, err := passedPorts(flags.publish, process)
 	if err != nil {
 		return err
 	}
@@ -80,36 +73,20 @@ func serveApp(flags runFlags, args []string, process *supervise.Gateway) error {
 	}
 	report := flags.output.journal(log, host)
 	defer report.Close() // the exit code is the app's
-	var app *netns.Namespace
-
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	var rules *inforce.Policy
-	var g *gateway.Gateway
-	var isolation error
-	err = netns.Parallel(
-		func() (err error) {
-			rules, err = judged(judgedBy{flags.policy, source.SameUser(), host, report, len(published) > 0, true, 0}, &app)
-			return err
-		},
-		func() error { g, isolation = gateway.Open(netns.New); return nil },
-	)
+	rules, g, err := openApp(judgedBy{flags.policy, source.SameUser(), host, report, len(ports) > 0, true, 0})
 	if err != nil {
 		return err
 	}
-	if isolation != nil {
-		return cannotIsolate(isolation)
-	}
-	app = g.App
-	p := rules.Proxy
-
 	guard.Show(rules.Current().Policy.Settings().Shown)
+
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	serving, failed := g.Serve(ctx, rules.Proxy, ports, explain)
+	supervise.KeepThreads()
 	scope, err := netns.OpenScope()
 	if err != nil {
 		report.Note(doctor.Unscoped(err))
 	}
-	serving, failed := g.Serve(ctx, p, ports, explain)
-	supervise.KeepThreads()
 	program, err := process.Start(func(begun func()) (supervise.Child, error) {
 		child, err := g.App.Start(netns.Command{
 			Args: args, Env: appEnv(flags.proxyEnv), Dir: dir,
@@ -137,11 +114,42 @@ func serveApp(flags runFlags, args []string, process *supervise.Gateway) error {
 	serving.Go(func() { rules.Watch(ctx, process.Reload) })
 	serving.Go(func() { guard.Run(ctx, g.App, sharing(report, flags.output.quiet)) })
 	ended, err := program.Wait()
-	program.Finish(func(ctx context.Context) { g.Drain(ctx, p, program.Delivering) }, cancel, serving.Wait, func() { _ = report.Close() })
+	program.Finish(func(ctx context.Context) { g.Drain(ctx, rules.Proxy, program.Delivering) }, cancel, serving.Wait, func() { _ = report.Close() })
 	if err != nil {
 		return &exitError{code: exitFailed}
 	}
 	return &exitError{code: ended.ShellCode()} // the supervisor has been told, and ends as the app did
+}
+
+// passedPorts are the published ports, which the supervisor has opened.
+func passedPorts(flags []string, process *supervise.Gateway) ([]*proxy.Published, error) {
+	published, err := publish.Parse(flags)
+	if err != nil {
+		return nil, err
+	}
+	var files []*os.File
+	for _, p := range published {
+		files = append(files, process.File(supervise.Port, p.Text))
+	}
+	return publish.Intakes(published, files)
+}
+
+// openApp reads the policy, and meanwhile makes the namespaces.
+func openApp(by judgedBy) (rules *inforce.Policy, g *gateway.Gateway, err error) {
+	var app *netns.Namespace
+	var isolation error
+	err = netns.Parallel(
+		func() (err error) { rules, err = judged(by, &app); return err },
+		func() error { g, isolation = gateway.Open(netns.New); return nil },
+	)
+	switch {
+	case err != nil: // before what the machine cannot do: that is of no use then
+		return nil, nil, err
+	case isolation != nil:
+		return nil, nil, cannotIsolate(isolation)
+	}
+	app = g.App
+	return rules, g, nil
 }
 
 // explainStart says why the app could not be started.

@@ -14,8 +14,10 @@ import (
 	"appfw/netns"
 	"appfw/netns/supervise"
 	"appfw/netns/units"
+	"appfw/proxy"
 	"appfw/proxy/gateway"
 	"appfw/proxy/inforce"
+	"appfw/proxy/journal"
 	"appfw/proxy/publish"
 )
 
@@ -92,14 +94,18 @@ func serveNamespace(flags namespaceFlags, path string, pid int) (err error) {
 	if err := netns.KeepCapabilities(); err != nil {
 		return err
 	}
+	return flags.serve(g, rules, ports, path, report, told)
+}
 
+// serve serves what is open until told to end.
+func (f *namespaceFlags) serve(g *gateway.Gateway, rules *inforce.Policy, ports []*proxy.Published, path string, report *journal.Journal, told *supervise.Orders) (err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	serving, failed := g.Serve(ctx, rules.Proxy, ports, explain)
 	asked := make(chan struct{}, 1)
 	serving.Go(func() { rules.Watch(ctx, asked) })
 	serving.Go(func() { units.FeedWatchdog(ctx, rules.Proxy.Alive) })
-	if !flags.output.quiet {
+	if !f.output.quiet {
 		report.Say("serving the namespace " + path)
 	}
 	units.Notify("READY=1\nSTATUS=Serving " + printable(path)) // a line is an assignment

@@ -94,25 +94,11 @@ const (
 )
 
 // closeService closes the journal of a service that ends with an error, or without one:
-// then it fails if its log is not whole.
+// then it fails if its log is not whole, or not known to be.
 func closeService(j *journal.Journal, logs bool, err *error) {
-	if failed := closeReport(j, logs); *err == nil {
-		*err = failed
+	var failed error
+	closed := supervise.Within(reportTime, func() { failed = j.Close() })
+	if *err == nil && (!closed && logs || closed && failed != nil) {
+		*err = &exitError{code: exitFailed} // it has been said, if anybody listens
 	}
-}
-
-// closeReport ends a service's journal. If its log is not whole, it has said so, and the
-// error is an exit code.
-func closeReport(j *journal.Journal, logs bool) error {
-	var err error
-	if !supervise.Within(reportTime, func() { err = j.Close() }) {
-		if logs {
-			return &exitError{code: exitFailed}
-		}
-		return nil // who does not read is told nothing
-	}
-	if err != nil {
-		return &exitError{code: exitFailed} // it has been said
-	}
-	return nil
 }

@@ -66,6 +66,22 @@ type serveFlags struct {
 	output outputFlags
 }
 
+// open opens what clients connect to, or takes it from the service manager.
+func (f *serveFlags) open() (explicit.Listeners, error) {
+	passed, err := activation.Listeners()
+	if err != nil {
+		return nil, fmt.Errorf("take the sockets that were passed: %w", err)
+	}
+	if len(f.listen)+len(passed) == 0 {
+		return nil, errors.New("where to listen is not said: appfw serve --listen 127.0.0.1:1080 --allow example.com")
+	}
+	listeners, err := explicit.ListenAll("--listen", f.listen, passed, f.users != "" || f.anyone)
+	if errors.Is(err, explicit.ErrBeyond) {
+		err = fmt.Errorf("%w; have them give a password (--users FILE), or say that anyone may (--anyone)", err)
+	}
+	return listeners, err
+}
+
 // serve serves until it is told to end.
 func serve(flags serveFlags) (err error) {
 	host, report, err := flags.output.startService()
@@ -74,16 +90,9 @@ func serve(flags serveFlags) (err error) {
 	}
 	defer closeService(report, flags.output.log != "", &err)
 	told := supervise.TakeOrders()
-	passed, err := activation.Listeners() // by the service manager
+	listeners, err := flags.open()
 	if err != nil {
-		return fmt.Errorf("take the sockets that were passed: %w", err)
-	}
-	if len(flags.listen)+len(passed) == 0 {
-		return errors.New("where to listen is not said: appfw serve --listen 127.0.0.1:1080 --allow example.com")
-	}
-	listeners, err := explicit.ListenAll("--listen", flags.listen, passed, flags.users != "" || flags.anyone)
-	if err != nil {
-		return beyondHint(err)
+		return err
 	}
 	defer listeners.Close()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -147,12 +156,4 @@ func awaitClients(clients *sync.WaitGroup, grace time.Duration, told *supervise.
 	case <-time.After(grace):
 	case <-told.Now:
 	}
-}
-
-// beyondHint adds what to do about a proxy that others could use.
-func beyondHint(err error) error {
-	if errors.Is(err, explicit.ErrBeyond) {
-		return fmt.Errorf("%w; have them give a password (--users FILE), or say that anyone may (--anyone)", err)
-	}
-	return err
 }

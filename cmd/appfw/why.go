@@ -64,14 +64,8 @@ func why(c *cobra.Command, flags policyFlags, dest string) error {
 	if err != nil {
 		return &exitError{exitBadInput, err}
 	}
-	current := func() *policy.Policy { return rules }
-	pins := new(dnsguard.Pins)
-	guard := dnsguard.New(dnsguard.Config{
-		Policy: current, Upstream: policies.Resolvers, Pins: pins, Now: time.Now, Zone: policies.Resolvers.Zone,
-		Hosts: func() map[policy.Name][]netip.Addr { return policies.Hosts }, Synthetic: policies.Synthetic(),
-	})
-	p := proxy.New(proxy.Config{Policy: current, Pins: pins, Guard: guard, Routes: route.New()})
-
+	p := judgeOf(policies)
+	guard := p.Guard
 	addrs := []netip.Addr{target.Addr}
 	if target.Name != "" {
 		v := rules.DecideName(target.Name)
@@ -110,6 +104,17 @@ func why(c *cobra.Command, flags policyFlags, dest string) error {
 		}
 	}
 	return denied
+}
+
+// judgeOf is what would judge the flows of a program under a policy.
+func judgeOf(policies *inforce.Loaded) *proxy.Proxy {
+	current := func() *policy.Policy { return policies.Policy }
+	pins := new(dnsguard.Pins)
+	guard := dnsguard.New(dnsguard.Config{
+		Policy: current, Upstream: policies.Resolvers, Pins: pins, Now: time.Now, Zone: policies.Resolvers.Zone,
+		Hosts: func() map[policy.Name][]netip.Addr { return policies.Hosts }, Synthetic: policies.Synthetic(),
+	})
+	return proxy.New(proxy.Config{Policy: current, Pins: pins, Guard: guard, Routes: route.New()})
 }
 
 // verdict prints one; it is an error if it denies.
