@@ -30,19 +30,18 @@ type Exchanger interface {
 	Exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error)
 }
 
-// Config is what a Guard is made of. Only Hosts, Zone, Synthetic and Log may be
-// nil.
+// Config is what a Guard is made of. What does not say what nil means is needed.
 type Config struct {
 	Policy   func() *policy.Policy
-	Upstream Exchanger
+	Upstream Exchanger // nil: only names of Hosts and Synthetic may be allowed
 	Pins     *Pins
-	Hosts    func() map[policy.Name][]netip.Addr // answered without asking (hosts(5))
-	Zone     func(policy.Name) bool              // a resolver was named for it: it may leave though it is local
-	Log      func(Question)
-	Now      func() time.Time
+	Hosts    func() map[policy.Name][]netip.Addr // answered without asking (hosts(5)); nil: none are
+	Zone     func(policy.Name) bool              // a resolver was named for it: it may leave though it is local; nil: none was
+	Log      func(Question)                      // nil: nothing is recorded
+	Now      func() time.Time                    // nil: time.Now
 
 	// Synthetic has addresses for names that are resolved beyond a chain of
-	// proxies (policy.Policy.Chained), and never here.
+	// proxies (policy.Policy.Chained), and never here. Nil: no name is resolved there.
 	Synthetic *Synthetic
 }
 
@@ -78,6 +77,9 @@ func New(c Config) *Guard {
 	}
 	if c.Zone == nil {
 		c.Zone = func(policy.Name) bool { return false }
+	}
+	if c.Now == nil {
+		c.Now = time.Now
 	}
 	if c.Synthetic != nil && c.Synthetic.Now == nil {
 		c.Synthetic.Now = c.Now

@@ -29,7 +29,7 @@ import (
 	"appfw/proxy/upstream"
 )
 
-// Config is what a Proxy is made of. Only Log, Chain, Owner, Own and Now may be nil.
+// Config is what a Proxy is made of. What does not say what nil means is needed.
 type Config struct {
 	Policy func() *policy.Policy
 	Pins   *dnsguard.Pins
@@ -41,12 +41,12 @@ type Config struct {
 	// there is none.
 	Chain func(name string) *upstream.Chain
 	// Owner names the process that a flow is of (policy.IsolateProcess); "" if
-	// that cannot be told. It may take its time.
+	// that cannot be told. It may take its time. Nil: it never can.
 	Owner func(proto uint8, src, dst netip.AddrPort) string
 	// Group names the group of programs that a flow is of: of many that share a gate,
 	// each has room. Nil: all are of one.
 	Group func(proto uint8, src, dst netip.AddrPort) string
-	// Own are the addresses that appfw itself listens at: no flow may go there.
+	// Own are the addresses that appfw itself listens at: no flow may go there. Nil: none.
 	Own []netip.AddrPort
 	// Shared tells that the flows are of several apps: what one resolved is not
 	// pinned for others.

@@ -44,7 +44,8 @@ type Config struct {
 	// unread.
 	Load func(policy string) (Policy, error)
 	// FilesDir is the directory of the resolv.conf, nsswitch.conf and hosts that
-	// programs in the namespace of that name see. Only [Config.Namespace] asks for it.
+	// programs in the namespace of that name see. [Config.Namespace] needs it, and nothing
+	// else asks for it.
 	FilesDir func(namespace string) string
 	// Forget deletes the namespace of that name, with its files, when no service of
 	// appfw's is in it any more. Nil: it stays.

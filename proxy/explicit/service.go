@@ -30,7 +30,7 @@ const (
 	greetTime = 10 * time.Second
 )
 
-// Config is what a Service is made of. Only Admit and Explain may be nil.
+// Config is what a Service is made of. Proxy is needed.
 type Config struct {
 	Proxy *proxy.Proxy // decides on what everybody wants who needs no user
 	// Admit is what decides on the flows of a user; nil if there is none with the

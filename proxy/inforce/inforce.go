@@ -28,15 +28,15 @@ import (
 	"appfw/proxy/upstream"
 )
 
-// Config is what a Policy is made of. Check may be nil.
+// Config is what a Policy is made of.
 type Config struct {
 	Source  source.Source
-	Host    Host
-	Journal *journal.Journal
-	Check   func(*Loaded) error // says what cannot be in force
+	Host    Host                // the zero value: it has no resolvers, and no names
+	Journal *journal.Journal    // needed
+	Check   func(*Loaded) error // says what cannot be in force; nil: all can
 	Clients bool                // there are some to be judged by allow-from
 	Hides   bool                // there are sockets hidden, which allow-unix may show
-	PinLife time.Duration       // [dnsguard.Pins].Life
+	PinLife time.Duration       // [dnsguard.Pins].Life; 0: as long as there is room
 }
 
 // Policy is the policy in force. Make it with Open.

@@ -12,10 +12,10 @@ import (
 	"appfw/proxy/upstream"
 )
 
-// Host is what is read of the host's own configuration. Both may be nil.
+// Host is what is read of the host's own configuration.
 type Host struct {
-	Servers func() dnsguard.ResolvConf          // its resolvers by now
-	Hosts   func() map[policy.Name][]netip.Addr // of /etc/hosts by now (hosts(5))
+	Servers func() dnsguard.ResolvConf          // its resolvers by now; nil: it has none
+	Hosts   func() map[policy.Name][]netip.Addr // of /etc/hosts by now (hosts(5)); nil: it has no names
 }
 
 // Loaded is a policy with all that its lines name. It does not change.

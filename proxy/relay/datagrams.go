@@ -76,15 +76,15 @@ type Datagrams struct {
 	err    error // why it ended; set by ending
 }
 
-// Config is what Datagrams are made of. By and Judge may be nil.
+// Config is what Datagrams are made of. What does not say what nil means is needed.
 type Config struct {
 	In  Sink
 	Out *net.UDPConn // to the destination, or to the proxy of By
-	By  Wrapping
-	// Header goes before each datagram that is sent.
+	By  Wrapping     // nil: they go as they are
+	// Header goes before each datagram that is sent. Nil: nothing does.
 	Header []byte
 	// Judge is asked for each name that a QUIC connection shows, before a datagram
-	// of it passes. Its error ends the flow.
+	// of it passes. Its error ends the flow. Nil: the flow is not looked at.
 	Judge func(policy.Name) error
 	// Held bounds what is held of flows that are not judged. Nil: nothing does.
 	Held           *Budget

@@ -29,13 +29,13 @@ import (
 
 // Config is what Tenants are made of.
 type Config struct {
-	Lines   []policy.Line // the policy of all who have none of their own
-	Users   string        // the file of users; "": nobody needs to be one
-	Option  string        // by which it was given, for errors
-	Host    inforce.Host
-	Journal *journal.Journal
-	Own     []netip.AddrPort // where appfw itself listens
-	Routes  proxy.Routes
+	Lines   []policy.Line    // the policy of all who have none of their own
+	Users   string           // the file of users; "": nobody needs to be one
+	Option  string           // by which it was given, for errors
+	Host    inforce.Host     // the zero value: it has no resolvers, and no names
+	Journal *journal.Journal // needed
+	Own     []netip.AddrPort // where appfw itself listens; nil: nowhere
+	Routes  proxy.Routes     // needed
 }
 
 // Tenants are those who use a proxy. Make them with New. Reload is for one goroutine, Admit
