@@ -43,7 +43,7 @@ func (p *Policy) Split(some bool) (open, shut []netip.Prefix) {
 				return
 			}
 		}
-		if p.opens(at.Addr(), some) {
+		if p.opens(sample(at), some) {
 			open = appendPrefix(open, at)
 		} else {
 			shut = appendPrefix(shut, at)
@@ -52,6 +52,16 @@ func (p *Policy) Split(some bool) (open, shut []netip.Prefix) {
 	walk(netip.MustParsePrefix("0.0.0.0/0"))
 	walk(netip.MustParsePrefix("::/0"))
 	return open, shut
+}
+
+// sample is an address that stands for all of a prefix, within which no verdict changes but
+// for what ISATAP embeds: it embeds nothing so, if it need not.
+func sample(at netip.Prefix) netip.Addr {
+	if _, ok := isatap(at.Addr()); ok && at.Bits() < 96 {
+		_, upper := halves(at)
+		return upper.Addr()
+	}
+	return at.Addr()
 }
 
 // opens tells whether all flows, or some, to and from the address are allowed.

@@ -38,6 +38,7 @@ func TestSplit(t *testing.T) {
 		{policy: "allow 10.0.0.0/24:1-65535\nallow 10.0.0.0/25/icmp", open: "10.0.0.0/25"},
 		{policy: "allow example.com\nallow 10.0.0.1", open: "10.0.0.1/32"},
 		{policy: "allow 64:ff9b::/96\nallow 2a00::/16", open: "2a00::/16"},
+		{policy: "allow 2a00::5efe:0:0/95", open: "2a00::5efe:0:0/95"}, // its first address is one of ISATAP's
 		// What goes out by a proxy does not go to the address.
 		{policy: "upstream http://10.0.0.1\nallow 10.0.0.0/24\nallow 10.0.1.0/24 via=direct", open: "10.0.1.0/24"},
 		// Both directions.
