@@ -39,8 +39,7 @@ type namespaceFlags struct {
 func (f *namespaceFlags) register(c *cobra.Command) {
 	f.policy.register(c)
 	c.Flags().StringArrayVar(&f.publish, "publish", nil, "let clients of the host's `PORT` come to the namespace: [ADDR:]HOSTPORT:PORT[/udp]; without ADDR, this host's alone")
-	c.Flags().StringVar(&f.output.log, "log", "", "write one JSON object a decision to `FILE`; - is stderr")
-	c.Flags().BoolVarP(&f.output.quiet, "quiet", "q", false, "print no line for denied destinations")
+	f.output.register(c)
 }
 
 // serveNamespace serves a namespace until told to end, or until the process with the

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	sdjournal "github.com/coreos/go-systemd/v22/journal"
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"appfw/netns/supervise"
@@ -43,7 +44,15 @@ func lastWords(text string) {
 // outputFlags are the flags of what records what happens.
 type outputFlags struct {
 	log   string
+	most  policy.Size // of the log
 	quiet bool
+}
+
+func (o *outputFlags) register(c *cobra.Command) {
+	o.most = 1 << 30
+	c.Flags().StringVar(&o.log, "log", "", "write one JSON object a decision to `FILE`; - is stderr")
+	c.Flags().Var(&o.most, "log-max", "write no more than so many bytes to the log, as 64K, 10M or 1G; 0: any number")
+	c.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "print no line for denied destinations")
 }
 
 // open opens the log that --log names; nil if it names none.
@@ -64,7 +73,7 @@ func (o outputFlags) open(open func(name string) (*os.File, error)) (*os.File, e
 // journal starts the journal of a run.
 func (o outputFlags) journal(log *os.File, host *inforce.HostFiles) *journal.Journal {
 	outliveReaders()
-	return journal.New(journal.Config{Log: log, Stderr: os.Stderr, Quiet: o.quiet, Search: host.Resolv.Search(), Explain: explain})
+	return journal.New(journal.Config{Log: log, Max: int64(o.most), Stderr: os.Stderr, Quiet: o.quiet, Search: host.Resolv.Search(), Explain: explain})
 }
 
 // startService reads the host's configuration, and starts a journal that speaks with
@@ -77,7 +86,7 @@ func (o outputFlags) startService() (host *inforce.HostFiles, j *journal.Journal
 	if err != nil {
 		return host, nil, err
 	}
-	c := journal.Config{Log: log, Stderr: os.Stderr, Quiet: o.quiet, Search: host.Resolv.Search(), Explain: explain, Notify: units.Notify}
+	c := journal.Config{Log: log, Max: int64(o.most), Stderr: os.Stderr, Quiet: o.quiet, Search: host.Resolv.Search(), Explain: explain, Notify: units.Notify}
 	if log != nil && log != os.Stderr {
 		c.Path = o.log
 	}

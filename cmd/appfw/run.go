@@ -65,8 +65,7 @@ type runFlags struct {
 func (f *runFlags) register(c *cobra.Command) {
 	c.Flags().SetInterspersed(false) // what follows CMD is CMD's
 	f.policy.register(c)
-	c.Flags().StringVar(&f.output.log, "log", "", "write one JSON object a decision to `FILE`; - is stderr")
-	c.Flags().BoolVarP(&f.output.quiet, "quiet", "q", false, "print no line for denied destinations")
+	f.output.register(c)
 	c.Flags().StringArrayVar(&f.publish, "publish", nil, "let clients of the host's `PORT` come to CMD: [ADDR:]HOSTPORT:PORT[/udp] (or fd:NAME:PORT, a socket that is passed); without ADDR, this host's alone")
 	c.Flags().BoolVar(&f.proxyEnv, "proxy-env", false, "set ALL_PROXY, HTTP_PROXY, HTTPS_PROXY and NO_PROXY for CMD, to appfw's own proxy")
 	c.Flags().StringSliceVar(&f.share, "share", nil, "show CMD `WHAT` of the desktop, as a comma-separated list: "+strings.Join(view.Share, ", "))
@@ -98,7 +97,7 @@ func run(flags runFlags, args []string) error {
 	}
 	var passed supervise.Passed
 	if flags.output.log != "" && flags.output.log != "-" {
-		log, err := journal.OpenLog(flags.output.log) // which may wait for a FIFO, and ends by a signal then
+		log, err := openLog(flags.output.log, user) // which may wait for a FIFO, and ends by a signal then
 		if err != nil {
 			return fmt.Errorf("--log: %w", err)
 		}
@@ -131,6 +130,14 @@ func run(flags runFlags, args []string) error {
 		return err
 	}
 	return &endError{Ending: ended}
+}
+
+// openLog opens the log of a program of a user's; nil is this process's.
+func openLog(name string, user *netns.User) (*os.File, error) {
+	if user == nil {
+		return journal.OpenLog(name)
+	}
+	return journal.OpenLogOf(name, func(fn func() error) error { return netns.As(user, fn) })
 }
 
 // explainInherited says what to do about a descriptor that would lead out.

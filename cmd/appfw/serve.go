@@ -51,8 +51,7 @@ SIGTERM and SIGINT end it when its connections have ended, or after the time of
 	c.Flags().StringVar(&flags.users, "users", "", "let in only users of `FILE`: NAME PASSWORD [POLICY] a line; with POLICY, that file is all that holds for one")
 	c.Flags().BoolVar(&flags.anyone, "anyone", false, "listen beyond this host without --users: whoever reaches the port may use it")
 	c.Flags().DurationVar(&flags.grace, "grace", 10*time.Second, "how long connections may go on when it is told to end, a `TIME` as 5s or 1m")
-	c.Flags().StringVar(&flags.output.log, "log", "", "write one JSON object a decision to `FILE`; - is stderr")
-	c.Flags().BoolVarP(&flags.output.quiet, "quiet", "q", false, "print no line for denied destinations")
+	flags.output.register(c)
 	return c
 }
 

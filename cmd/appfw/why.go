@@ -5,14 +5,12 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"appfw/dnsguard"
 	"appfw/netns/route"
 	"appfw/policy"
-	"appfw/proxy"
 	"appfw/proxy/inforce"
 	"appfw/proxy/journal"
 )
@@ -64,7 +62,7 @@ func why(c *cobra.Command, flags policyFlags, dest string) error {
 	if err != nil {
 		return &exitError{exitBadInput, err}
 	}
-	p := judgeOf(policies)
+	p := policies.Judge(route.New())
 	guard := p.Guard
 	addrs := []netip.Addr{target.Addr}
 	if target.Name != "" {
@@ -104,17 +102,6 @@ func why(c *cobra.Command, flags policyFlags, dest string) error {
 		}
 	}
 	return denied
-}
-
-// judgeOf is what would judge the flows of a program under a policy.
-func judgeOf(policies *inforce.Loaded) *proxy.Proxy {
-	current := func() *policy.Policy { return policies.Policy }
-	pins := new(dnsguard.Pins)
-	guard := dnsguard.New(dnsguard.Config{
-		Policy: current, Upstream: policies.Resolvers, Pins: pins, Now: time.Now, Zone: policies.Resolvers.Zone,
-		Hosts: func() map[policy.Name][]netip.Addr { return policies.Hosts }, Synthetic: policies.Synthetic(),
-	})
-	return proxy.New(proxy.Config{Policy: current, Pins: pins, Guard: guard, Routes: route.New()})
 }
 
 // verdict prints one; it is an error if it denies.

@@ -38,6 +38,12 @@ func NotRoot() Writers {
 	}
 }
 
+// CouldChange tells whether they could change where a path leads, or what is there: the
+// first of all that it leads by that they could. Of what is not there, they could.
+func (w Writers) CouldChange(path string) (what string, ok bool) {
+	return w.couldChange([]string{path})
+}
+
 // couldChange tells which of the files, or of the directories and links that lead to
 // them, they could change.
 func (w Writers) couldChange(files []string) (path string, ok bool) {

@@ -9,6 +9,7 @@ import (
 	"appfw/dnsguard"
 	"appfw/policy"
 	"appfw/policy/source"
+	"appfw/proxy"
 	"appfw/proxy/upstream"
 )
 
@@ -101,6 +102,18 @@ func (l *Loaded) readHosts(host Host) (map[policy.Name][]netip.Addr, error) {
 func (l *Loaded) Synthetic() *dnsguard.Synthetic {
 	s := l.Policy.Settings()
 	return &dnsguard.Synthetic{V4: s.SyntheticV4, V6: s.SyntheticV6}
+}
+
+// Judge is what would judge the flows of a program under the policy as it is. Nothing goes
+// by it.
+func (l *Loaded) Judge(routes proxy.Routes) *proxy.Proxy {
+	current := func() *policy.Policy { return l.Policy }
+	pins := new(dnsguard.Pins)
+	guard := dnsguard.New(dnsguard.Config{
+		Policy: current, Upstream: l.Resolvers, Pins: pins, Zone: l.Resolvers.Zone,
+		Hosts: func() map[policy.Name][]netip.Addr { return l.Hosts }, Synthetic: l.Synthetic(),
+	})
+	return proxy.New(proxy.Config{Policy: current, Pins: pins, Guard: guard, Routes: routes})
 }
 
 // keep takes over from the policy before what the lines still say.

@@ -27,6 +27,7 @@ import (
 type Config struct {
 	Log    *os.File // of records; nil: there is none
 	Path   string   // by which Log can be opened anew; "": it cannot
+	Max    int64    // bytes that are written to Log at most, until it is opened anew; 0: any number
 	Stderr *os.File // of lines for people
 	System bool     // Stderr is systemd's journal
 	Quiet  bool     // no lines for what is denied
@@ -56,6 +57,7 @@ type Journal struct {
 	mu        sync.Mutex
 	failed    bool // something of the log could not be written
 	unwritten int  // how many records could not
+	over      lost // what the log was too large for
 }
 
 const (
@@ -85,7 +87,7 @@ func New(c Config) *Journal {
 	}
 	go j.tell(p)
 	if c.Log != nil {
-		l := &log{file: c.Log, path: c.Path, run: j.run, fail: j.fail, say: j.Say}
+		l := &log{file: c.Log, path: c.Path, max: c.Max, run: j.run, fail: j.fail, say: j.Say}
 		j.logs, j.logged = newQueue(), make(chan struct{})
 		go j.write(l)
 	}
@@ -203,17 +205,21 @@ func (j *Journal) verify(stuck bool) (text string, err error) {
 	missing := j.logs.missing(stuck)
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if stuck || j.failed || missing.others > 0 {
+	if stuck || j.failed || missing.others+j.over.others > 0 {
 		err = ErrNotWhole
 	}
-	n := missing.denials + missing.others + j.unwritten
+	n := missing.denials + missing.others + j.unwritten + j.over.denials + j.over.others
 	switch {
 	case stuck: // and one is being written
 		return "--log is not whole: it is held up, and lacks " + number(n+1, "record"), err
 	case n == 0:
 		return "", err
+	case err == nil && j.over != (lost{}):
+		return "--log lacks " + number(n, "denial") + ": it is as large as it may be (--log-max)", nil
 	case err == nil:
 		return "--log lacks " + number(n, "denial") + ", which came faster than it was written", nil
+	case j.over.others > 0 && !j.failed && missing.others == 0:
+		return "--log is not whole: it lacks " + number(n, "record") + ", as it is as large as it may be (--log-max)", err
 	}
 	return "--log is not whole: it lacks " + number(n, "record"), err
 }
@@ -230,30 +236,48 @@ func (j *Journal) fail(records int, err error) {
 	}
 }
 
-// write writes records until the queue is closed.
+// write writes records until the queue is closed. Denials that say the same are folded.
 func (j *Journal) write(l *log) {
 	defer close(j.logged)
 	defer l.close()
+	folded, looks := folds{of: make(map[string]*fold)}, false
 	for open := true; open; {
 		var x *item
 		var before lost
 		x, before, open = j.logs.take()
 		at := j.now()
-		if x != nil {
+		if x != nil && !x.at.IsZero() {
 			at = x.at
 		}
-		for _, rec := range before.records(at) {
-			l.write(rec)
-		}
-		if x == nil {
-			continue
-		}
-		if rec, ok := x.record(); ok {
-			l.write(rec)
-		} else if x.kind == ofReopen {
+		due := before.records(at)
+		switch {
+		case x == nil:
+		case x.kind == ofReopen:
 			l.reopen()
+		case x.kind == ofFold:
+			looks = false
+			due = append(due, folded.late(at)...)
+		default:
+			if rec, ok := x.record(); ok && x.denial {
+				due = append(due, folded.add(x.about(), rec)...)
+			} else if ok {
+				due = append(due, rec)
+			}
+		}
+		if !open {
+			due = append(due, folded.end()...)
+		} else if !looks && folded.waits {
+			looks = true
+			time.AfterFunc(foldTime, func() { j.logs.add(item{at: j.now(), kind: ofFold}) })
+		}
+		for _, rec := range due {
+			l.write(rec)
 		}
 	}
+	l.end(j.now())
+	j.mu.Lock()
+	j.over = l.over
+	j.mu.Unlock()
 }
 
 // tell tells people until the queue is closed.

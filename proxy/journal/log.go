@@ -1,30 +1,60 @@
 package journal
 
 import (
-	"fmt"
 	"os"
-	"syscall"
-
-	"golang.org/x/sys/unix"
+	"time"
 
 	"appfw/policy"
 )
-
-// OpenLog opens a file for a log, to be added to. Of a FIFO it waits for who reads.
-func OpenLog(name string) (*os.File, error) {
-	return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-}
 
 // log writes records to a file. It belongs to the goroutine that does so.
 type log struct {
 	file *os.File
 	path string // by which it can be opened anew; "" if it cannot
 	run  string
-	torn bool // a part of a line was written last
-	lost int  // how many records could not be written, which the log does not say yet
+	torn bool  // a part of a line was written last
+	lost int   // how many records could not be written, which the log does not say yet
+	max  int64 // bytes that are written at most, in this file; 0: any number
+	size int64 // bytes that were
+	over lost  // what was left out as it would have been more
 	// fail is told of what could not be written: how many records, and why.
 	fail func(records int, err error)
 	say  func(string) // tells people
+}
+
+// forDenials is the part of a bounded log that denials may take: whatever is denied, there
+// is room for what was allowed.
+const forDenials = 0.75
+
+// full tells whether a record is left out, as the log would be larger than it may.
+func (l *log) full(rec Record, line []byte) bool {
+	room := l.max
+	if rec.Verdict == "deny" {
+		room = int64(float64(room) * forDenials)
+	}
+	return l.max != 0 && l.size+int64(len(line)) > room && rec.Event != "dropped"
+}
+
+// left counts a record that was left out; the log says so at once, and in the end how many.
+func (l *log) left(rec Record) {
+	first := l.over == lost{}
+	if rec.Verdict == "deny" {
+		l.over.denials += max(rec.Count, 1)
+	} else {
+		l.over.others += max(rec.Count, 1)
+	}
+	if first {
+		l.write(Record{Time: rec.Time, Event: "dropped", Reason: atBound})
+	}
+}
+
+const atBound = "the log is as large as it may be (--log-max)"
+
+// end says what was left out.
+func (l *log) end(now time.Time) {
+	if l.over != (lost{}) {
+		l.write(Record{Time: now, Event: "dropped", Reason: atBound, Count: l.over.denials + l.over.others})
+	}
 }
 
 // write writes a record, and before it how many could not be written.
@@ -52,6 +82,10 @@ func (l *log) line(rec Record) error {
 	if err != nil {
 		return err
 	}
+	if l.full(rec, line) {
+		l.left(rec)
+		return nil
+	}
 	if l.torn {
 		if n, err := write(l.file, []byte("\n")); n == 0 {
 			return err
@@ -59,6 +93,7 @@ func (l *log) line(rec Record) error {
 		l.torn = false
 	}
 	n, err := write(l.file, line)
+	l.size += int64(n)
 	l.torn = n > 0 && n < len(line)
 	return err
 }
@@ -68,13 +103,13 @@ func (l *log) reopen() {
 	if l.path == "" {
 		return
 	}
-	file, err := reopen(l.path)
+	file, err := openOwn(l.path, leadsElsewhere(l.path))
 	if err != nil {
 		l.say("--log goes on in the file that was open: " + policy.Printable(err.Error(), 0))
 		return
 	}
 	l.close()
-	l.file, l.torn = file, false
+	l.file, l.torn, l.size = file, false, 0
 }
 
 // close closes the file, unless it is stderr.
@@ -85,22 +120,4 @@ func (l *log) close() {
 	if err := l.file.Close(); err != nil {
 		l.fail(0, err)
 	}
-}
-
-// reopen opens a log that is rotated. Whoever moved it may be another user than
-// this process's: it is not to be led elsewhere, nor to wait for somebody to read.
-func reopen(name string) (*os.File, error) {
-	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	info, err := file.Stat()
-	if err == nil && (!info.Mode().IsRegular() || info.Sys().(*syscall.Stat_t).Nlink > 1) {
-		err = fmt.Errorf("%s is not a file of its own", name)
-	}
-	if err != nil {
-		file.Close()
-		return nil, err
-	}
-	return file, nil
 }

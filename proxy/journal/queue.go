@@ -42,6 +42,7 @@ const (
 	ofNote                 // text: it is not wrong, and hardly meant
 	ofWords                // text
 	ofReopen               // the log is to be opened anew
+	ofFold                 // it is time to record what was folded
 )
 
 // about is the same for denials that say the same. The ports of clients do not matter:
@@ -228,7 +229,7 @@ func (q *queue) missing(waits bool) lost {
 			all.denials += q.denials.at(i).count
 		}
 		for i := range q.others.n {
-			if q.others.at(i).kind != ofReopen {
+			if k := q.others.at(i).kind; k != ofReopen && k != ofFold {
 				all.others++
 			}
 		}
