@@ -164,15 +164,16 @@ func (g *Gate) Drain(ctx context.Context, app *Namespace) {
 		defer unix.Close(fd)
 		return unix.Sendto(fd, nonce, 0, &unix.SockaddrInet4{Addr: g.drain.As4(), Port: drainPort})
 	})
-	if err == nil {
-		select {
-		case <-seen:
-		case <-ctx.Done():
-		}
+	if err != nil {
+		g.mu.Lock()
+		delete(g.drains, string(nonce))
+		g.mu.Unlock()
+		return
 	}
-	g.mu.Lock()
-	delete(g.drains, string(nonce))
-	g.mu.Unlock()
+	select {
+	case <-seen:
+	case <-ctx.Done(): // when it comes later, it is still none of the app's
+	}
 }
 
 // drainPort is where Drain sends to. Nothing listens there.
