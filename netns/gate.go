@@ -134,17 +134,27 @@ func (g *Gate) Run(ctx context.Context, handle func(p Packet, err error)) (err e
 		err = g.queue.receive(func(id uint32, packet []byte, alone bool) {
 			p, err := ParsePacket(packet)
 			p.id, p.Alone = id, alone
-			if packet == nil || err == nil && g.drained(p) {
+			switch {
+			case packet == nil || err == nil && g.drained(p):
 				_ = g.Drop(p)
-				return
+			case err == nil && p.late():
+				_ = g.queue.accept(p.id, 0)
+			default:
+				handle(p, err)
 			}
-			handle(p, err)
 		})
 	}
 	if ctx.Err() != nil {
 		return g.Close()
 	}
 	return errors.Join(fmt.Errorf("read NFQUEUE: %w", err), g.Close())
+}
+
+// late tells whether a packet is a segment of a connection of the app's that is there by
+// now, or that the kernel resets: it opens none, so there is nothing to judge.
+func (p Packet) late() bool {
+	a := p.Src.Addr()
+	return p.Proto == unix.IPPROTO_TCP && !p.opens && (a == App4 || a == App6 || a.IsLoopback() && p.Dst.Addr().IsLoopback())
 }
 
 // Drain waits until Run has handled all packets that the app has sent so far,

@@ -19,6 +19,7 @@ type Packet struct {
 	Alone    bool           // no other waited before it: there is time
 
 	tcpSeq uint32
+	opens  bool   // a TCP segment that opens a connection (RFC 9293, 3.1)
 	id     uint32 // NFQUEUE's name for it
 }
 
@@ -100,7 +101,7 @@ func (p *Packet) parseTransport(b []byte) error {
 		if header = int(b[12]>>4) * 4; header < 20 {
 			return ErrTruncated
 		}
-		p.tcpSeq = binary.BigEndian.Uint32(b[4:])
+		p.tcpSeq, p.opens = binary.BigEndian.Uint32(b[4:]), b[13]&0x12 == 0x02
 	case unix.IPPROTO_UDP:
 		header = 8
 	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:

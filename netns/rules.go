@@ -92,7 +92,10 @@ type ruleset struct {
 }
 
 // gateway judges what comes over the veth. Every packet that belongs to no
-// socket of appfw's waits in the queue; nothing is forwarded.
+// socket of appfw's waits in the queue; nothing is forwarded. So does a segment for which
+// no socket is found: when the last segment of a handshake and the first data are
+// processed at the same time, the kernel has a moment in which the connection is in no
+// table (inet_ehash_insert, before Linux 6.19), and would reset it. See [Gate.Run].
 func (r ruleset) gateway(f family) {
 	table := r.conn.AddTable(&nftables.Table{Family: f.table, Name: tableName})
 	drop := nftables.ChainPolicyDrop
@@ -108,7 +111,7 @@ func (r ruleset) gateway(f family) {
 	r.rule(gate, f.source, &expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: f.app.AsSlice()}, r.queue())
 	r.rule(gate, l4proto(unix.IPPROTO_UDP), port(53), verdict(expr.VerdictAccept))
 	r.rule(gate, l4proto(unix.IPPROTO_TCP), port(53), verdict(expr.VerdictAccept))
-	r.rule(gate, l4proto(unix.IPPROTO_TCP), notSYN, verdict(expr.VerdictAccept))
+	r.rule(gate, l4proto(unix.IPPROTO_TCP), notSYN, socket(expr.SocketKeyTransparent, 1), verdict(expr.VerdictAccept))
 	r.rule(gate, l4proto(unix.IPPROTO_UDP), socket(expr.SocketKeyMark, markOwn), verdict(expr.VerdictAccept))
 	r.rule(gate, l4proto(f.icmp), byteAt(0, f.unreachable), verdict(expr.VerdictAccept))
 	r.rule(gate, r.queue())
@@ -126,8 +129,8 @@ func (r ruleset) loopback(f family) {
 	r.rule(gate, iifname(expr.CmpOpNeq, "lo"), accept)
 	r.rule(gate, f.dest, mask(f.loopback), &expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: f.loopback.Addr().AsSlice()}, accept)
 	r.rule(gate, mark(markOwn), accept)
-	r.rule(gate, l4proto(unix.IPPROTO_TCP), notSYN, accept)
 	r.rule(gate, l4proto(unix.IPPROTO_TCP), socket(expr.SocketKeyTransparent, 0), accept)
+	r.rule(gate, l4proto(unix.IPPROTO_TCP), notSYN, socket(expr.SocketKeyTransparent, 1), accept)
 	r.rule(gate, l4proto(unix.IPPROTO_TCP), r.queue())
 	r.rule(gate, l4proto(unix.IPPROTO_UDP), socket(expr.SocketKeyTransparent, 0), accept)
 	r.rule(gate, l4proto(unix.IPPROTO_UDP), socket(expr.SocketKeyMark, markOwn), accept)
