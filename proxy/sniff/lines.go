@@ -92,6 +92,9 @@ func (l *Lines) Read(b []byte, eof bool) (pass int, name policy.Name, s State, e
 		}
 		if l.line.add(c, l.place()) && hold < 0 {
 			l.line.names, hold = true, i
+			if l.line.field && l.HTTP {
+				return 0, "", Nameless, errHead
+			}
 		}
 		if c != '\n' {
 			continue
