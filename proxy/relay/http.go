@@ -11,37 +11,41 @@ import (
 var errSwitch = errors.New("the HTTP request asks for another protocol, and it cannot be made out whether the server agrees")
 
 // relayHTTP relays the requests of a connection, of which each is judged before
-// any byte of it is passed on. It returns when the server has agreed to another
-// protocol (CONNECT, Upgrade), with the request that asked for it, or at the end.
-func (r *Relay) relayHTTP(s *source, answers *sniff.Responses) (*sniff.Request, error) {
+// any byte of it is passed on. It returns when the server may speak another protocol
+// (CONNECT, Upgrade), with what became of the request that asked for it; or at the
+// end, with SwitchRefused.
+func (r *Relay) relayHTTP(s *source, answers *sniff.Responses) (sniff.Switch, error) {
 	for {
 		head, err := s.nextRequest()
-		if head == nil || err != nil {
-			return nil, err
+		if err != nil || head == nil && s.len() == 0 {
+			return sniff.SwitchRefused, err
+		}
+		if head == nil { // the body of a request that does not tell of it, say
+			return sniff.SwitchRefused, r.watch(s, &sniff.Lines{HTTP: true})
 		}
 		if head.State == sniff.Named {
 			if err := r.judge(s, head.Host); err != nil {
-				return nil, err
+				return 0, err
 			}
 		}
 		outcome := answers.Expect(head)
-		if head.Switches && outcome == nil {
-			return nil, errSwitch
+		if head.Switches() && outcome == nil {
+			return 0, errSwitch
 		}
 		if err := s.pass(head.Size); err != nil {
-			return nil, err
+			return 0, err
 		}
 		if err := s.passBody(&head.Body); err != nil {
-			return nil, err
+			return 0, err
 		}
-		if head.Switches {
-			switch agreed, err := s.await(outcome); { // nothing of what follows is passed on before
+		if head.Switches() {
+			switch became, err := s.await(outcome); { // nothing of what follows is passed on before
 			case err != nil:
-				return nil, err
-			case agreed == sniff.SwitchUnknown:
-				return nil, errSwitch
-			case agreed == sniff.SwitchAgreed:
-				return head, nil
+				return 0, err
+			case became == sniff.SwitchUnknown:
+				return 0, errSwitch
+			case became != sniff.SwitchRefused:
+				return became, nil
 			}
 		}
 	}
@@ -78,17 +82,14 @@ func (s *source) await(outcome <-chan sniff.Switch) (sniff.Switch, error) {
 	return agreed, s.err
 }
 
-// nextRequest reads the head of the next request; nil at the end.
+// nextRequest reads the head of the next request; nil if what follows is none, or
+// at the end.
 func (s *source) nextRequest() (*sniff.Request, error) {
-	for {
-		head, err := sniff.NextRequest(s.buf, s.eof)
-		if head != nil || err != nil || s.eof {
-			return head, err
-		}
-		if err := s.fill(); err != nil {
-			return nil, err
-		}
+	next := sniff.Opening{Later: true}
+	if _, state, err := s.identify(&next); err != nil || state == sniff.Watched {
+		return nil, err
 	}
+	return sniff.ReadRequest(s.buf)
 }
 
 // passBody passes on a body as it comes.

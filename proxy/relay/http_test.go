@@ -64,7 +64,8 @@ func TestRelayHTTP(t *testing.T) {
 		return "POST /x HTTP/1.1\r\nHost: " + host + "\r\n" + fields + "\r\n"
 	}
 	good, evil := head("a.example", ""), head("b.example", "")
-	upgrade := head("a.example", "Connection: Upgrade\r\nUpgrade: websocket\r\n")
+	upgrade := head("a.example", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n")
+	const webSocket = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n" // RFC 6455, 1.3
 	connect := "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n"
 	ok := "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 	chunked := "Transfer-Encoding: chunked\r\n"
@@ -74,12 +75,18 @@ func TestRelayHTTP(t *testing.T) {
 		"second request":              {">" + good, "<" + ok, "!" + evil},
 		"pipelined":                   {">" + good, "!" + evil},
 		"second request, no host":     {">" + good, "<" + ok, "!GET b.example HTTP/1.1\r\n\r\n"},
-		"second request, garbage":     {">" + good, "<" + ok, "!\x16\x03\x01\x00\x05hello\r\n\r\n"},
+		"second request, garbage":     {">" + good, "<" + ok, ">\x16\x03\x01\x00\x05hello\r\n\r\n", "!" + evil},
+		"second request, any method":  {">" + good, "<" + ok, "!\xff / HTTP/1.1\r\n"},
+		"second request, bare CR":     {">" + good, "<" + ok, ">GET / HTTP/1.1\rHost", "!: b.example\r\r"},
 		"body":                        {">" + head("a.example", "Content-Length: 5\r\n") + "hello", "<" + ok, "!" + evil},
 		"body like a request":         {">" + head("a.example", "Content-Length: 80\r\n") + (evil + strings.Repeat(".", 80))[:80], "<" + ok, ">" + good},
 		"large body":                  {">" + head("a.example", "Content-Length: 700000\r\n"), ">" + large[:700000], "<" + ok, ">" + good, "!" + evil},
 		"body that trickles":          {">" + head("a.example", "Content-Length: 5\r\n"), ">h", ">e", ">llo", "!" + evil},
-		"no length":                   {">" + good, "!body\r\n"},
+		"no length":                   {">" + good, ">body\r\n", ">OggS\x00\x02//\x00\n//", ">\nX http:/", "!/b.example/\r\n"},
+		"no length, good":             {">" + good, ">body\r\n", "!" + good}, // nobody knows what it belongs to
+		"no length, HTTP/2":           {">" + good, ">body\r\n", "!PRI * HTTP/2.0\r\n\r\n"},
+		"no length, upgrade":          {">" + good, ">body\r\nGET / HTTP/1.1\r\n", "!Upgrade: h2c\r\n"},
+		"no length, CONNECT":          {">" + good, ">body\r\nCONNECT ", "!b.example:80\r\n"},
 		"chunked":                     {">" + head("a.example", chunked) + "5;x=y\r\nhello\r\n", ">3\r\nabc\r\n0\r\n\r\n", "<" + ok, ">" + good, "!" + evil},
 		"chunked, in pieces":          {">" + head("a.example", chunked) + "5\r\nhe", ">llo\r", ">\n", ">0", ">\r\nX: y\r\n", ">\r\n", ">" + good, "!" + evil},
 		"large chunk":                 {">" + head("a.example", chunked) + "Aae60\r\n", ">" + large[:0xaae60], ">\r\n0\r\n\r\n", "!" + evil},
@@ -94,7 +101,16 @@ func TestRelayHTTP(t *testing.T) {
 		"chunk line without end":      {">" + head("a.example", chunked), "!5;" + strings.Repeat("x", 5000) + "\r\n"},
 		"trailer, folded":             {">" + head("a.example", chunked) + "0\r\n", "! X\r\n\r\n"},
 		"length and chunked":          {"!" + head("a.example", "Content-Length: 5\r\n"+chunked)},
-		"two lengths":                 {"!" + head("a.example", "Content-Length: 5\r\nContent-Length: 5\r\n")},
+		"two lengths":                 {"!" + head("a.example", "Content-Length: 5\r\nContent-Length: 6\r\n")},
+		"one length twice":            {">" + head("a.example", "Content-Length: 5\r\nContent-Length: 5\r\n") + "hello", "!" + evil},
+		"chunk extension, blank":      {">" + head("a.example", chunked) + "5 ; x = y\r\nhello\r\n0\r\n\r\n", "!" + evil},
+		"trailer with a Host":         {">" + head("a.example", chunked) + "0\r\n", "!Host: a.example\r\n\r\n"},
+		"trailer with a length":       {">" + head("a.example", chunked) + "0\r\n", "!Content-Length: 5\r\n\r\n"},
+		"a page that says 101":        {">" + upgrade, "<HTTP/1.1 101 x\r\n\r\n", "!" + evil},
+		"a page that names WebSocket": {">" + upgrade, "<HTTP/1.1 101 x\r\nUpgrade: websocket\r\n\r\n", "!" + evil},
+		"101 for another protocol":    {">" + upgrade, "<HTTP/1.1 101 x\r\nUpgrade: tcp\r\n\r\n", "!" + evil},
+		"101 for a raw stream":        {">" + head("a.example", "Upgrade: tcp\r\n"), "<HTTP/1.1 101 x\r\nUpgrade: tcp\r\n\r\n", ">anything\n", ">else", "!\n" + evil},
+		"101, and on":                 {">" + head("a.example", "Upgrade: tcp\r\n"), "<HTTP/1.1 101 x\r\nUpgrade: tcp\r\n\r\n", ">" + good, "!" + evil},
 		"length list":                 {"!" + head("a.example", "Content-Length: 5, 5\r\n")},
 		"length +5":                   {"!" + head("a.example", "Content-Length: +5\r\n")},
 		"length empty":                {"!" + head("a.example", "Content-Length:\r\n")},
@@ -104,25 +120,25 @@ func TestRelayHTTP(t *testing.T) {
 		"coding with a tab":           {"!" + head("a.example", "Transfer-Encoding: \x0bchunked\r\n")},
 		"HTTP/1.0 chunked":            {"!POST / HTTP/1.0\r\nHost: a.example\r\n" + chunked + "\r\n"},
 		"CONNECT with a body":         {"!CONNECT a.example:443 HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\n\r\n"},
-		"WebSocket":                   {">" + upgrade, "<HTTP/1.1 101 Switching Protocols\r\n\r\n", "<\x81\x02hi", ">\x81\x82mask\x05\x08", ">" + evil},
+		"WebSocket":                   {">" + upgrade, "<" + webSocket, "<\x81\x02hi", ">\x81\x82mask\x05\x08", ">" + evil},
 		"WebSocket, refused":          {">" + upgrade, "<" + ok, ">" + good, "<" + ok, "!" + evil},
-		"WebSocket, refused, frame":   {">" + upgrade, "<" + ok, "!\x81\x82mask\x05\x08"},
-		"WebSocket, too early":        {">" + upgrade, "+\x81\x82", "<HTTP/1.1 101 Switching Protocols\r\n\r\n", "=\x81\x82"},
-		"WebSocket, later":            {">" + good, "<" + ok, ">" + upgrade, "<HTTP/1.1 101 Switching Protocols\r\n\r\n", ">\x81\x82mask\x05\x08"},
-		"WebSocket, after others":     {">" + good, ">HEAD / HTTP/1.1\r\nHost: a.example\r\n\r\n", ">" + upgrade, "<" + ok, "<HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n", "<HTTP/1.1 101 x\r\n\r\n", ">\x81\x80mask"},
+		"WebSocket, refused, frame":   {">" + upgrade, "<" + ok, ">\x81\x82mask\x05\x08", "!\n" + evil},
+		"WebSocket, too early":        {">" + upgrade, "+\x81\x82", "<" + webSocket, "=\x81\x82"},
+		"WebSocket, later":            {">" + good, "<" + ok, ">" + upgrade, "<" + webSocket, ">\x81\x82mask\x05\x08"},
+		"WebSocket, after others":     {">" + good, ">HEAD / HTTP/1.1\r\nHost: a.example\r\n\r\n", ">" + upgrade, "<" + ok, "<HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n", "<" + webSocket, ">\x81\x80mask"},
 		"a body that says 101":        {">" + good, ">" + upgrade, "<HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\nHTTP/1.1 101 Switching Protocols\r\n\r\n....", "<" + ok, "!" + evil},
 		"chunks that say 101":         {">" + good, ">" + upgrade, "<HTTP/1.1 200 OK\r\n" + chunked + "\r\n10\r\nHTTP/1.1 101 x\r\n\r\n0\r\n\r\n", "<" + ok, "!" + evil},
 		"no body that says 101":       {">HEAD / HTTP/1.1\r\nHost: a.example\r\n\r\n", ">" + upgrade, "<HTTP/1.1 200 OK\r\n\r\n", "<HTTP/1.1 304 x\r\nContent-Length: 3\r\n\r\n", "!" + evil},
-		"continue":                    {">" + head("a.example", "Expect: 100-continue\r\nContent-Length: 2\r\n"), "<HTTP/1.1 100 Continue\r\n\r\n", ">hi", "<" + ok, ">" + upgrade, "<HTTP/1.1 103 x\r\nLink: y\r\n\r\n", "<HTTP/1.1 101 x\r\n\r\n", ">\x81\x80mask"},
+		"continue":                    {">" + head("a.example", "Expect: 100-continue\r\nContent-Length: 2\r\n"), "<HTTP/1.1 100 Continue\r\n\r\n", ">hi", "<" + ok, ">" + upgrade, "<HTTP/1.1 103 x\r\nLink: y\r\n\r\n", "<" + webSocket, ">\x81\x80mask"},
 		"answers not understood":      {">" + good, "<ICY 200 OK\r\n\r\n", ">" + good, "!" + upgrade},
 		"the server spoke first":      {"<HTTP/1.1 101 x\r\n\r\n", ">" + good, "!" + upgrade},
 		"101 to another request":      {">" + good, ">" + upgrade, "^HTTP/1.1 101 x\r\n\r\n", "!"},
 		"h2c":                         {">" + head("a.example", "Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"), "<HTTP/1.1 101 x\r\n\r\n", "!PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"},
 		"h2c, refused":                {">" + head("a.example", "Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"), "<" + ok, ">" + head("a.example", "Upgrade: h2c\r\n"), "<" + ok, "!" + evil},
-		"upgrade to lines":            {">" + upgrade, "<HTTP/1.1 101 x\r\n\r\n", ">GET 0\n", ">PRIM\n"},
-		"upgrade, then nothing":       {">" + upgrade, "<HTTP/1.1 101 x\r\n\r\n", "<hello"},
+		"upgrade to lines":            {">" + upgrade, "<HTTP/1.1 101 x\r\n\r\n", ">GET 0\n", ">PRIM\n", "!Host: a.example\n"},
+		"upgrade, then nothing":       {">" + upgrade, "<" + webSocket, "<hello"},
 		"upgrade to TLS":              {">" + upgrade, "<HTTP/1.1 101 x\r\n\r\n", "!" + string(conntest.ClientHello(t, &tls.Config{ServerName: "b.example"}))},
-		"upgrade to HTTP/2":           {">" + upgrade, "<HTTP/1.1 101 x\r\n\r\n", "+P", "+RI", "! * HTTP/2.0\r\n\r\n"},
+		"upgrade to HTTP/2":           {">" + upgrade, "<HTTP/1.1 101 x\r\n\r\n", ">P", ">RI", "! * HTTP/2.0\r\n\r\n"},
 		"CONNECT":                     {">" + connect, "<HTTP/1.1 200 OK\r\n\r\n", ">" + string(conntest.ClientHello(t, &tls.Config{ServerName: "a.example"})), "<\x16\x03\x03\x00\x02hi"},
 		"CONNECT, other name within":  {">" + connect, "<HTTP/1.1 200 OK\r\n\r\n", "!" + string(conntest.ClientHello(t, &tls.Config{ServerName: "b.example"}))},
 		"CONNECT, other host within":  {">" + connect, "<HTTP/1.1 200 OK\r\n\r\n", ">" + good, "!" + evil},
@@ -136,7 +152,8 @@ func TestRelayHTTP(t *testing.T) {
 
 // An app that leaves while a server does not say whether it agrees is noticed.
 func TestRelayAwaits(t *testing.T) {
-	const upgrade = "GET / HTTP/1.1\r\nHost: a.example\r\nUpgrade: websocket\r\n\r\n"
+	const upgrade = "GET / HTTP/1.1\r\nHost: a.example\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+	const agreed = "HTTP/1.1 101 x\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
 	for what, leave := range map[string]func(x *running){
 		"reset":            func(x *running) { Reset(x.client) },
 		"reset, with more": func(x *running) { send(t, x.client, "\x81\x80mask"); Reset(x.client) },
@@ -166,7 +183,7 @@ func TestRelayAwaits(t *testing.T) {
 	receive(t, x.server, upgrade)
 	more := "\x81" + strings.Repeat("x", 3*sniff.MaxHead)
 	go func() { _, _ = io.WriteString(x.client, more) }()
-	send(t, x.server, "HTTP/1.1 101 x\r\n\r\n")
+	send(t, x.server, agreed)
 	receive(t, x.server, more)
 }
 
@@ -177,6 +194,7 @@ func FuzzRelayHTTP(f *testing.F) {
 		"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.1\r\nHost: b.example\r\n\r\n",
 		"POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n3;x\r\nabc\r\n0\r\nX: y\r\n\r\nGET / HTTP/1.0\r\nHost: b.example\r\n\r\n",
 		"GET / HTTP/1.1\r\nHost: a.example\r\nUpgrade: x\r\n\r\nGET http://b.example/ HTTP/1.1\r\n\r\n",
+		"PUT / HTTP/1.1\r\nHost: a.example\r\n\r\nx\r\nGET / HTTP/1.1\r\nHost: b.example\r\n\r\n",
 	} {
 		f.Add([]byte(s))
 	}

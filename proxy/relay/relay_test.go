@@ -175,7 +175,7 @@ func TestRelayJudges(t *testing.T) {
 	good, evil := string(conntest.ClientHello(t, &tls.Config{ServerName: "a.example"})), string(conntest.ClientHello(t, &tls.Config{ServerName: "b.example"}))
 	get := func(host string) string { return "GET / HTTP/1.1\r\nHost: " + host + "\r\n\r\n" }
 	for in, more := range map[string]string{
-		good: "\x14\x03\x03\x00\x01\x01", get("a.example"): "\r\n" + get("a.example"), "EHLO x\r\n": get("b.example"), "\x00\x00\x00\x08": evil, "GE": "and more",
+		good: "\x14\x03\x03\x00\x01\x01", get("a.example"): "\r\n" + get("a.example"), "EHLO x\r\n": "MAIL x\r\n", "\x00\x00\x00\x08": evil, "GE": "and more",
 	} {
 		x := start(t, "a.example")
 		for i := range len(in) { // in as many pieces as the kernel makes of it
@@ -198,8 +198,9 @@ func TestRelayJudges(t *testing.T) {
 		{get("b.example"), false, "", errDenied},
 		{get("b\x00"), false, "", nil},
 		{good[:100], true, "", nil},
-		{"GET /\n", false, "", nil},
-		{"\x16\x03\x01\x00\x00", false, "", nil},
+		{"\" / HTTP/1.1\r\n", false, "", nil},
+		{"EHLO x\r\n" + get("b.example"), false, "", nil},
+		{"\x16\x03\x01\x00\x00" + good, false, "", nil},
 	} {
 		x := start(t, "a.example")
 		send(t, x.server, "220 me first") // while nothing was said

@@ -2,10 +2,10 @@ package relay
 
 import "appfw/proxy/sniff"
 
-// relayTLS relays what follows the first ClientHello, which ended at end, until
-// no other can be meant: one that answers a HelloRetryRequest shows a name, too.
-func (r *Relay) relayTLS(s *source, end int, answer *sniff.ServerHello) error {
-	if err := s.pass(end); err != nil {
+// relayTLS relays what follows the first ClientHello, until no other can be meant:
+// one that answers a HelloRetryRequest shows a name, too.
+func (r *Relay) relayTLS(s *source, first *sniff.Hello, answer *sniff.ServerHello) error {
+	if err := s.pass(first.End()); err != nil {
 		return err
 	}
 	for {
@@ -19,13 +19,17 @@ func (r *Relay) relayTLS(s *source, end int, answer *sniff.ServerHello) error {
 		if err != nil {
 			return err
 		}
-		if err := s.need(min(size, sniff.RecordHeader+1)); err != nil {
+		if err := s.need(size); err != nil {
 			return err
 		}
 		if sniff.IsHello(s.buf) {
 			return r.secondHello(s)
 		}
-		if err := s.passNext(int64(size)); err != nil {
+		size = min(size, s.len())
+		if err := first.Rest.Read(s.buf[:size]); err != nil {
+			return err
+		}
+		if err := s.pass(size); err != nil {
 			return err
 		}
 	}

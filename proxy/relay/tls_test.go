@@ -42,6 +42,7 @@ func TestRelaySecondHello(t *testing.T) {
 		"TLS 1.2 goes on":       {">" + good, "<" + final, ">\x16\x03\x03\x00\x05\x10\x00\x00\x01x" + cipherChange},
 		"answered by an alert":  {">" + good, "<\x15\x03\x03\x00\x02\x02\x28", ">\x15\x03\x03\x00\x02\x01\x00"},
 		"large early data":      {">" + good, ">" + strings.Repeat("\x17\x03\x03\x40\x00"+strings.Repeat("x", 1<<14), 8), "<" + retry, "!" + evil},
+		"a request in records":  {">" + good, "!\x17\x03\x03\x00\x19\r\nX: y\r\nHost: b.example\r\n"},
 		"early record too long": {">" + good, "!\x17\x03\x03\xff\xff"},
 	} {
 		t.Run(what, func(t *testing.T) { c.run(t, what) })

@@ -45,33 +45,26 @@ func (r *Relay) judge(s *source, shown policy.Name) error {
 
 // identify relays while the connection may show names, and judges them.
 func (r *Relay) identify(s *source) error {
+	lines := new(sniff.Lines) // for what is no request
 	for {
-		var hello sniff.Hello
-		name, state, err := hello.Identify(s.buf, s.eof)
-		for ; err == nil && state == sniff.NeedMore && !(s.eof && s.len() == 0); name, state, err = hello.Identify(s.buf, s.eof) {
-			if !sniff.Holds(s.buf) {
-				if err := s.show(); err != nil {
-					return err
-				}
-			}
-			if err := s.fill(); err != nil {
-				return err
-			}
-		}
+		var opening sniff.Opening
+		name, state, err := s.identify(&opening)
 		if err != nil {
 			return err
 		}
-		tls := hello.End() > 0
-		if state == sniff.Named && tls {
-			if err := r.judge(s, name); err != nil {
-				return err
+		if hello := opening.Hello(); hello != nil {
+			if state == sniff.Named {
+				if err := r.judge(s, name); err != nil {
+					return err
+				}
 			}
-		}
-		switch {
-		case tls:
 			answer := new(sniff.ServerHello) // stays empty, if it has begun already
 			r.follow(answer)
-			return r.relayTLS(s, hello.End(), answer)
+			return r.relayTLS(s, hello, answer)
+		}
+		switch {
+		case state == sniff.Watched:
+			return r.watch(s, lines)
 		case s.len() == 0 || !isRequest(s.buf):
 			return nil
 		}
@@ -79,14 +72,51 @@ func (r *Relay) identify(s *source) error {
 		if !r.follow(answers) {
 			answers.Lose()
 		}
-		last, err := r.relayHTTP(s, answers)
-		if last == nil || err != nil {
+		switch outcome, err := r.relayHTTP(s, answers); {
+		case err != nil, outcome == sniff.SwitchRefused, outcome == sniff.SwitchOpaque:
 			return err
+		case outcome == sniff.SwitchUnproven:
+			lines = &sniff.Lines{HTTP: true}
+		case outcome == sniff.SwitchRead:
+			lines = new(sniff.Lines)
 		}
-		if last.Method != "CONNECT" {
-			if shows, err := showsNames(s); !shows || err != nil {
+	}
+}
+
+// identify reads what the connection goes on with until that is known.
+func (s *source) identify(o *sniff.Opening) (policy.Name, sniff.State, error) {
+	for {
+		name, state, err := o.Identify(s.buf, s.eof)
+		if err != nil || state != sniff.NeedMore {
+			return name, state, err
+		}
+		if err := s.write(o.Pass()); err != nil {
+			return "", state, err
+		}
+		if err := s.fill(); err != nil {
+			return "", state, err
+		}
+	}
+}
+
+// watch relays what is no request of HTTP, until no server can find a name in it.
+func (r *Relay) watch(s *source, lines *sniff.Lines) error {
+	for {
+		n, name, state, err := lines.Read(s.buf, s.eof)
+		switch {
+		case err != nil:
+			return err
+		case state == sniff.Named:
+			if err := r.judge(s, name); err != nil {
 				return err
 			}
+			continue
+		}
+		if err := s.pass(n); err != nil || state == sniff.Nameless {
+			return err
+		}
+		if err := s.fill(); err != nil {
+			return err
 		}
 	}
 }
@@ -95,16 +125,4 @@ func (r *Relay) identify(s *source) error {
 func isRequest(b []byte) bool {
 	r, err := sniff.ReadRequest(b)
 	return err == nil && r != nil
-}
-
-// showsNames tells whether a connection that was upgraded shows names again.
-func showsNames(s *source) (bool, error) {
-	for {
-		if shows, known := sniff.Upgraded(s.buf, s.eof); known {
-			return shows, nil
-		}
-		if err := s.fill(); err != nil {
-			return false, err
-		}
-	}
 }

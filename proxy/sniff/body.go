@@ -124,10 +124,16 @@ func (x *Body) endLine() (done bool, err error) {
 		if line == "" {
 			return true, nil
 		}
-		_, err := readFields(line + "\r\n")
+		f, err := readFields(line + "\r\n")
+		if err == nil && (f.host != nil || f.length != nil || f.coding != nil || f.upgrade != nil) {
+			err = errTrailer // some servers take them for the head's (RFC 9110, 6.5.1)
+		}
 		return false, err
 	}
-	digits, _, _ := strings.Cut(line, ";")
+	digits, _, extended := strings.Cut(line, ";")
+	if extended {
+		digits = strings.TrimRight(digits, " \t") // RFC 9112, 7.1.1
+	}
 	size, err := strconv.ParseUint(digits, 16, 63)
 	if err != nil || strings.Trim(digits, "0123456789abcdefABCDEF") != "" || size > math.MaxInt64-2 {
 		return false, errFraming

@@ -9,23 +9,26 @@ import (
 func Example() {
 	request := []byte("GET / HTTP/1.1\r\nHost: Registry.example.org:80\r\n\r\n")
 	for _, b := range [][]byte{request[:5], request[:20], request, []byte("SSH-2.0-OpenSSH\r\n")} {
-		name, state, err := sniff.Identify(b, false)
+		var opening sniff.Opening
+		name, state, err := opening.Identify(b, false)
 		switch {
 		case err != nil:
 			fmt.Println("refused:", err)
 		case state == sniff.NeedMore:
-			fmt.Println("more is needed; what is there waits:", sniff.Holds(b))
+			fmt.Printf("more is needed; of %d bytes, %d may go on\n", len(b), opening.Pass())
 		case state == sniff.Named:
 			fmt.Println("a connection for", name)
+		case state == sniff.Watched:
+			fmt.Println("it shows no name, but its lines may")
 		case state == sniff.Nameless:
 			fmt.Println("it shows no name")
 		}
 	}
 	// Output:
-	// more is needed; what is there waits: false
-	// more is needed; what is there waits: true
+	// more is needed; of 5 bytes, 5 may go on
+	// more is needed; of 20 bytes, 0 may go on
 	// a connection for registry.example.org
-	// it shows no name
+	// it shows no name, but its lines may
 }
 
 func ExampleReadRequest() {

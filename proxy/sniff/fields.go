@@ -10,31 +10,52 @@ type fields struct {
 	host    *string // nil: there is none
 	length  *string // Content-Length
 	coding  *string // Transfer-Encoding
-	upgrade bool
+	upgrade []string
+	key     string // Sec-WebSocket-Key of a request, Sec-WebSocket-Accept of a response
 }
 
-// readFields reads field lines, each of which is to occur once at most.
+// decisive are the fields by which servers find host, end and protocol of a message.
+var decisive = map[string]bool{
+	"host": true, "content-length": true, "transfer-encoding": true, "upgrade": true, "connection": true,
+}
+
+// readFields reads field lines. One that decides may occur once.
 func readFields(lines string) (f fields, err error) {
+	last := "host" // nothing goes on at the start
 	for line := range strings.Lines(lines) {
 		line, hasLF := strings.CutSuffix(line, "\n")
 		line, hasCR := strings.CutSuffix(line, "\r")
-		if !hasLF || !hasCR || strings.ContainsAny(line, "\r\x00") {
-			return f, errHead // bare LF or CR: servers differ on it (RFC 9112, 2.2)
+		if !hasLF || !hasCR || hasControl(line) || hidesHost(line) {
+			return f, errHead // bare LF or CR, or what else splits lines: servers differ on it (RFC 9112, 2.2)
 		}
 		name, value, ok := strings.Cut(line, ":")
+		if line != "" && (line[0] == ' ' || line[0] == '\t') {
+			// obs-fold (RFC 9112, 5.2): to some it is a line by itself.
+			if decisive[last] || ok && decisive[strings.ToLower(strings.Trim(name, " \t"))] {
+				return f, errHead
+			}
+			continue
+		}
 		if !ok || name == "" || strings.Trim(name, tokenChars) != "" {
-			return f, errHead // folding and space before the colon, too
+			return f, errHead // space before the colon, too
 		}
 		value = strings.Trim(value, " \t")
-		switch strings.ToLower(name) {
+		last = strings.ToLower(name)
+		switch last {
 		case "host":
 			err = once(&f.host, value, errTwoHosts)
 		case "content-length":
-			err = once(&f.length, value, errFraming)
+			if f.length == nil || *f.length != value { // the same twice is but that (RFC 9110, 8.6)
+				err = once(&f.length, value, errFraming)
+			}
 		case "transfer-encoding":
 			err = once(&f.coding, value, errFraming)
 		case "upgrade":
-			f.upgrade = true
+			for protocol := range strings.SplitSeq(value, ",") {
+				f.upgrade = append(f.upgrade, strings.ToLower(strings.Trim(protocol, " \t")))
+			}
+		case "sec-websocket-key", "sec-websocket-accept":
+			f.key = value
 		}
 		if err != nil {
 			return f, err

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"testing"
 
 	"appfw/policy"
@@ -19,15 +20,20 @@ import (
 func judged(t *testing.T, b []byte) (policy.Name, State, error) {
 	t.Helper()
 	released := 0
+	var o Opening
 	for i := range len(b) + 1 {
-		name, state, err := Identify(b[:i], false)
+		name, state, err := o.Identify(b[:i], false)
+		if n, s, e := Identify(b[:i], false); n != name || s != state || (e == nil) != (err == nil) {
+			t.Fatalf("%q, %v, %v at once; %q, %v, %v bit by bit", n, s, e, name, state, err)
+		}
 		if state == NeedMore && err == nil {
 			if name != "" {
 				t.Fatalf("%q while more is needed", name)
 			}
-			if !Holds(b[:i]) {
-				released = i
+			if o.Pass() < released {
+				t.Fatalf("%d bytes may pass of %d, and %d did before", o.Pass(), i, released)
 			}
+			released = o.Pass()
 			continue
 		}
 		if (name != "") != (state == Named && err == nil) {
@@ -38,12 +44,14 @@ func judged(t *testing.T, b []byte) (policy.Name, State, error) {
 				t.Fatalf("%q, %v, %v after %d bytes; %q, %v, %v after %d", name, state, err, i, n, s, e, j)
 			}
 		}
-		// Only then may the rest of the message have gone with it.
-		free := b[:released]
-		if len(free) > 0 && free[0] == recordHandshake || bytes.Contains(bytes.TrimLeft(free, "\r\n\t\v\f\x1c\x1d\x1e\x1f \x85\xa0"), []byte("\n")) {
+		break
+	}
+	// Only then may the rest of the message have gone with it.
+	if free := b[:released]; len(free) > 0 {
+		served, err := http.ReadRequest(bufio.NewReader(io.MultiReader(bytes.NewReader(free), strings.NewReader("\r\n\r\n"))))
+		if err == nil && served.Host != "" {
 			t.Fatalf("let go before the verdict: %q", free)
 		}
-		break
 	}
 	name, state, err := Identify(b, false)
 	if _, s, e := Identify(b, true); s == NeedMore && e == nil && len(b) > 0 {
@@ -74,6 +82,11 @@ func FuzzIdentifyHTTP(f *testing.F) {
 			t.Fatalf("net/http has enough of %q", b)
 		}
 		want, _, bad := HostName(served.Host)
+		if state == Watched {
+			if _, name, _, err = new(Lines).Read(b, false); err != nil {
+				return
+			}
+		}
 		if bad == nil && want != name {
 			t.Fatalf("%q is for %q to net/http, for %q here", b, want, name)
 		}

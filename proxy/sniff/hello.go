@@ -3,6 +3,7 @@ package sniff
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"golang.org/x/crypto/cryptobyte"
 
@@ -13,24 +14,11 @@ import (
 // servers all understand in one way.
 var ErrHello = errors.New("the TLS ClientHello cannot be understood")
 
-// identify takes the server name out of what starts with a handshake record.
-func (h *Hello) identify(b []byte) (policy.Name, State, error) {
-	if len(b) >= 2 && b[1] != majorVersion {
-		switch {
-		case b[1] >= majorLimit:
-			return "", Nameless, nil // not TLS after all
-		case len(b) < 6:
-			return "", NeedMore, nil
-		case b[5] != clientHello:
-			return "", Nameless, nil
-		}
-	}
-	return h.Read(b)
-}
-
 // Hello puts a ClientHello (RFC 8446, 4.1.2) together from its records. The zero
 // value is ready.
 type Hello struct {
+	Rest Records // watches what follows
+
 	end     int    // of the records read so far
 	message []byte // that they hold
 }
@@ -108,12 +96,18 @@ func serverName(body cryptobyte.String) (policy.Name, State, error) {
 			!list.ReadUint16LengthPrefixed(&host) || !list.Empty() {
 			return "", Nameless, ErrHello
 		}
+		if host, port, ok := strings.Cut(string(host), ":"); ok && !strings.Contains(port, ":") && host != "" {
+			return "", Nameless, fmt.Errorf("the TLS server name has a port: %.80q", host+":"+port)
+		}
+		if isAddress(string(host)) {
+			continue // names nothing, as in a Host field, though it should not be there (RFC 6066, 3)
+		}
 		var err error
 		if name, err = policy.ParseName(string(host)); err != nil {
 			return "", Nameless, fmt.Errorf("the TLS server name is not valid: %w", err)
 		}
 	}
-	if !seen {
+	if name == "" {
 		return "", Nameless, nil
 	}
 	return name, Named, nil

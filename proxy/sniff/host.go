@@ -14,7 +14,7 @@ func HostName(host string) (policy.Name, State, error) {
 	if rest, ok := strings.CutPrefix(host, "["); ok {
 		literal, port, closed := strings.Cut(rest, "]")
 		a, err := netip.ParseAddr(literal)
-		if err != nil || !closed || !a.Is6() || !validPort(port) {
+		if err != nil || !closed || !a.Is6() || a.Zone() != "" || !validPort(port) { // RFC 9110 knows no zones
 			return "", Nameless, fmt.Errorf("the HTTP host %.80q is not valid", host)
 		}
 		return "", Nameless, nil
@@ -38,4 +38,14 @@ func HostName(host string) (policy.Name, State, error) {
 // validPort tells whether s is empty or a colon and digits (RFC 3986, 3.2.3).
 func validPort(s string) bool {
 	return s == "" || s[0] == ':' && len(s) <= 6 && strings.Trim(s[1:], "0123456789") == ""
+}
+
+// isAddress tells whether s is an IP address, in brackets or not.
+func isAddress(s string) bool {
+	inner := s
+	if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") {
+		inner = s[1 : len(s)-1]
+	}
+	a, err := netip.ParseAddr(inner)
+	return err == nil && a.Zone() == "" && (inner == s || a.Is6())
 }

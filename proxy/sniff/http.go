@@ -4,53 +4,37 @@ import (
 	"bytes"
 	"errors"
 	"strings"
-	"unicode"
 
 	"appfw/policy"
 )
 
 // MaxHead bounds the head of an HTTP request, in bytes: as much as servers take.
-const MaxHead = 64 << 10
+const MaxHead = 256 << 10
 
 var (
 	errHead     = errors.New("the head of the HTTP request cannot be understood")
 	errLongHead = errors.New("the head of the HTTP request is too long")
 	errTwoHosts = errors.New("the HTTP request names more than one host")
 	errHTTP2    = errors.New("HTTP/2 without TLS does not show its host")
+	errTrailer  = errors.New("the trailer of the HTTP request has a field that must not be there")
 	errFraming  = errors.New("where the body of the HTTP request ends cannot be understood")
 )
 
-// identifyHTTP recognizes a request by its first line (RFC 9112, 3). It takes for
-// one whatever some server may, and then reads it strictly. While what has come
-// may still become one, its lines are held; what is no text is let go at once.
-func identifyHTTP(b []byte) (policy.Name, State, error) {
-	text := b[:min(len(b), MaxHead)]
-	text = text[leadingBlanks(text):]
-	if !startsWord(text) {
-		return "", Nameless, nil
-	}
-	if end := bytes.IndexByte(text, '\n'); end >= 0 && !looksHTTP(text[:end]) {
-		return "", Nameless, nil // a line of another protocol
-	}
-	r, err := ReadRequest(b)
-	switch {
-	case err != nil:
-		return "", Nameless, err
-	case r == nil:
-		return "", NeedMore, nil
-	}
-	return r.Host, r.State, nil
-}
-
 // Request is the head of an HTTP/1 request (RFC 9112).
 type Request struct {
-	Host     policy.Name
-	State    State // Named, or Nameless if there is no name
-	Size     int   // bytes of the head, with empty lines before it
-	Method   string
-	Body     Body // finds the end of what follows the head
-	Switches bool // it asks for another protocol on the connection (CONNECT, Upgrade)
+	Host   policy.Name
+	State  State // Named, or Nameless if there is no name
+	Size   int   // bytes of the head, with empty lines before it
+	Method string
+	Body   Body // finds the end of what follows the head
+	// Upgrade are the protocols that it asks for instead of HTTP/1, in small letters,
+	// and CONNECT asks for any.
+	Upgrade []string
+	key     string // of WebSocket
 }
+
+// Switches tells whether it asks for another protocol on the connection.
+func (r *Request) Switches() bool { return r.Method == "CONNECT" || len(r.Upgrade) > 0 }
 
 // ReadRequest reads the head that b starts with, strictly: what servers may differ
 // on is an error. It is nil if b has not all of it yet.
@@ -63,19 +47,15 @@ func ReadRequest(b []byte) (*Request, error) {
 	switch {
 	case end < 0 && whole:
 		return nil, nil
-	case end < 0: // blanks, a word and blanks: it may become a request yet
+	case end < 0:
 		return nil, errLongHead
 	}
-	line, crlf := strings.CutSuffix(string(text[:end]), "\r")
-	method, rest, _ := strings.Cut(line, " ")
-	target, version, _ := strings.Cut(rest, " ")
+	line := string(text[:end+1])
+	method, target, version, ok := requestLine(line)
 	switch {
-	case method == "PRI" && rest == "* HTTP/2.0": // RFC 9113, 3.4
+	case strings.HasPrefix(line, "PRI * HTTP/2"): // RFC 9113, 3.4
 		return nil, errHTTP2
-	case !crlf || version != "HTTP/1.1" && version != "HTTP/1.0",
-		method == "" || strings.Trim(method, tokenChars) != "",
-		strings.ContainsFunc(line, unicode.IsControl),
-		strings.Trim(string(b[:before]), "\r\n") != "": // empty lines may be passed over (RFC 9112, 2.2)
+	case !ok, strings.Trim(string(b[:before]), "\r\n") != "": // empty lines may be passed over (RFC 9112, 2.2)
 		return nil, errHead
 	}
 	lines, ended, err := cutHead(text[end:])
@@ -91,7 +71,7 @@ func ReadRequest(b []byte) (*Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Request{Size: before + end + 1 + len(lines) + 2, Method: method, Switches: method == "CONNECT" || f.upgrade}
+	r := &Request{Size: before + end + 1 + len(lines) + 2, Method: method, Upgrade: f.upgrade, key: f.key}
 	if r.Host, r.State, err = requestHost(method, target, f.host); err != nil {
 		return nil, err
 	}
@@ -105,50 +85,30 @@ func ReadRequest(b []byte) (*Request, error) {
 	return r, nil
 }
 
-// NextRequest is ReadRequest for a connection that has sent a request before: what
-// cannot become another one is an error, at once, as are bytes of one that stay
-// incomplete. It is nil if b has not all of it yet; with eof, which tells that no
-// more will come, if there is none.
-func NextRequest(b []byte, eof bool) (*Request, error) {
-	r, err := ReadRequest(b)
-	if r != nil || err != nil {
-		return r, err
-	}
-	start := bytes.TrimLeft(b, "\r\n")
-	if !startsWord(start) || eof && len(start) > 0 {
-		return nil, errHead
-	}
-	return nil, nil
-}
-
 // requestHost is the host that a request is for: that of its target, if that
 // has one, and its Host field must agree (RFC 9112, 3.2.2).
 func requestHost(method, target string, field *string) (policy.Name, State, error) {
-	authority := ""
+	host, inTarget := "", true
 	switch {
 	case method == "CONNECT":
-		authority = target
+		host = target
+	case strings.HasPrefix(target, "//") && (strings.Contains(target, "://") || field == nil || *field == ""):
+		return "", Nameless, errHead // a host to those that read it as RFC 3986, 4.2 does
 	case strings.HasPrefix(target, "/"), target == "*":
+		inTarget = false
 	default:
-		_, rest, ok := strings.Cut(target, "://")
-		if !ok {
-			return "", Nameless, errHead
-		}
-		authority = rest
-		if i := strings.IndexAny(rest, "/?#"); i >= 0 {
-			authority = rest[:i]
-		}
-		if authority == "" || strings.Contains(authority, "@") {
-			return "", Nameless, errHead // no host, or userinfo (RFC 9110, 4.2.1 and 4.2.4)
+		var err error
+		if host, err = authority(target); err != nil {
+			return "", Nameless, err
 		}
 	}
 	switch {
-	case authority == "" && (field == nil || *field == ""):
+	case !inTarget && (field == nil || *field == ""):
 		return "", Nameless, nil
-	case authority == "":
+	case !inTarget:
 		return HostName(*field)
 	}
-	name, state, err := HostName(authority)
+	name, state, err := HostName(host)
 	if err != nil || field == nil {
 		return name, state, err
 	}
@@ -160,4 +120,20 @@ func requestHost(method, target string, field *string) (policy.Name, State, erro
 		return "", Nameless, errTwoHosts
 	}
 	return name, state, nil
+}
+
+// authority is that of a target in absolute form (RFC 3986, 3), without userinfo (RFC
+// 9110, 4.2.4).
+func authority(target string) (string, error) {
+	scheme, rest, ok := strings.Cut(target, "://")
+	host := rest
+	if i := strings.IndexAny(rest, "/?"); i >= 0 {
+		host = rest[:i]
+	}
+	if !ok || scheme == "" || !alphanumeric(scheme[0]) || scheme[0] <= '9' ||
+		strings.Trim(scheme, "+-.0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" ||
+		host == "" || strings.ContainsAny(host, "@\\") || strings.Contains(rest, "#") {
+		return "", errHead
+	}
+	return host, nil
 }

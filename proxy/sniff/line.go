@@ -1,9 +1,6 @@
 package sniff
 
-import (
-	"bytes"
-	"strings"
-)
+import "strings"
 
 // tokenChars are those of a token (RFC 9110, 5.6.2).
 const tokenChars = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -24,37 +21,66 @@ func leadingBlanks(b []byte) int {
 	return len(b)
 }
 
-// startsWord tells whether b is, or may become, a token and a blank.
-func startsWord(b []byte) bool {
-	for _, c := range b {
-		if blank(c) {
-			return true
-		}
-		if strings.IndexByte(tokenChars, c) < 0 {
-			return false
-		}
-	}
-	return true
-}
-
-// looksHTTP tells whether some server may take the line for that of a request:
-// it has a version, in any case, or a word like a method and one like a target.
-func looksHTTP(line []byte) bool {
-	line = line[leadingBlanks(line):]
-	if bytes.Contains(bytes.ToUpper(line), []byte("HTTP/")) {
-		return startsWord(line)
-	}
-	end := bytes.IndexFunc(line, func(c rune) bool { return c < 0x80 && blank(byte(c)) })
-	if end < 0 || len(line[end:]) == leadingBlanks(line[end:]) {
-		return false
-	}
-	word, target := string(line[:end]), line[end+leadingBlanks(line[end:]):]
-	return knownMethods[word] ||
-		strings.Trim(word, "ABCDEFGHIJKLMNOPQRSTUVWXYZ-_") == "" && (target[0] == '/' || target[0] == '*' || bytes.Contains(target, []byte("://")))
-}
-
 // knownMethods are those that all servers know, whatever follows them.
 var knownMethods = map[string]bool{
 	"GET": true, "HEAD": true, "POST": true, "PUT": true, "DELETE": true, "CONNECT": true,
 	"OPTIONS": true, "TRACE": true, "PATCH": true,
+}
+
+// requestLine parses a request line (RFC 9112, 3), with its end. It is strict: what
+// is none to this function may still be one to some server.
+func requestLine(line string) (method, target, version string, ok bool) {
+	line, crlf := strings.CutSuffix(line, "\r\n")
+	method, rest, _ := strings.Cut(line, " ")
+	target, version, _ = strings.Cut(rest, " ")
+	ok = crlf && (version == "HTTP/1.1" || version == "HTTP/1.0") && target != "" &&
+		method != "" && strings.Trim(method, tokenChars) == "" && !hasControl(line) && !strings.Contains(line, "\t")
+	return method, target, version, ok
+}
+
+// hasVersion tells whether a line, with its end, may be a request's to some server
+// because of its version, wherever that looks for it.
+func hasVersion(text string) bool {
+	var x line
+	for i := range len(text) {
+		x.add(text[i], withinHead)
+	}
+	return x.isRequest()
+}
+
+// hasControl tells whether s has a control character of ASCII, but for tabs.
+func hasControl(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' && s[i] != '\t' || s[i] == 0x7f {
+			return true
+		}
+	}
+	return false
+}
+
+// hidesHost tells whether a server that splits lines as Python's str.splitlines does
+// finds a Host field within one.
+func hidesHost(text string) bool {
+	for _, end := range []string{"\x85", "\u2028", "\u2029"} {
+		for rest, found := text, true; found; {
+			if _, rest, found = strings.Cut(rest, end); found && namesHost(rest) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// namesHost tells whether a text is, or may begin with, a Host field.
+func namesHost(text string) bool {
+	var x line
+	for i := range len(text) {
+		if x.findHost(text[i]) {
+			return true
+		}
+		if x.host == noHost {
+			return false
+		}
+	}
+	return false
 }

@@ -12,10 +12,6 @@ const (
 	clientHello            = 1            // RFC 8446, 4
 	serverHello            = 2            // RFC 8446, 4
 	extServerName          = 0            // RFC 6066, 3
-	// majorVersion is that of every TLS record, but servers need not look at
-	// it (RFC 8446, 5.1): crypto/tls takes any that is below majorLimit.
-	majorVersion = 3
-	majorLimit   = 16
 	// maxHello bounds a ClientHello. Its extensions are at most 65,535 bytes
 	// (RFC 8446, 4.1.2), all before them less than 66,000.
 	maxHello = 1<<17 + 1<<10
@@ -42,18 +38,87 @@ func IsHello(b []byte) bool {
 
 func recordLength(header []byte) int { return int(binary.BigEndian.Uint16(header[3:])) }
 
-// identifyEarly recognizes a record ahead of a ClientHello, which servers may
-// pass over (RFC 5246, 7.2.2; RFC 8446, D.4; an empty one) and no client sends.
-func identifyEarly(b []byte) (State, error) {
-	switch {
-	case len(b) >= 2 && b[1] >= majorLimit:
-		return Nameless, nil
-	case len(b) < 6 && !(len(b) == RecordHeader && recordLength(b) == 0):
-		return NeedMore, nil
-	case b[1] == majorVersion && recordLength(b) <= maxCiphertext:
-		return Nameless, ErrHello
-	case b[0] == recordAlert && recordLength(b) == 2 && b[5] == 1: // a warning, to crypto/tls
-		return Nameless, ErrHello
+// chain follows the records that a connection begins with, whatever they are, to
+// find a ClientHello among them. Those ahead of one servers may pass over, but
+// clients send none (RFC 5246, 7.2.2; RFC 8446, D.4 and 5.1, for empty ones).
+type chain struct {
+	at int // where the first record is that was not passed over
+}
+
+// chained is what a chain is.
+type chained uint8
+
+const (
+	noRecords   chained = iota // no server takes what is there for TLS
+	moreRecords                // it is not clear yet; what is there may go on up to the end of the last record
+	firstHello                 // it begins with a ClientHello, or may
+	lateHello                  // a ClientHello follows other records, or may
+)
+
+// follow reads b, the same bytes as before and more.
+func (c *chain) follow(b []byte, eof bool) chained {
+	for c.at < len(b) && c.at < firstLines {
+		record := b[c.at:]
+		if record[0] < recordChangeCipherSpec || record[0] > recordHeartbeat {
+			return noRecords
+		}
+		if mayBeHello(record) {
+			if c.at == 0 {
+				return firstHello
+			}
+			return lateHello
+		}
+		if len(record) < RecordHeader {
+			break
+		}
+		c.at += RecordHeader + recordLength(record)
 	}
-	return Nameless, nil
+	switch {
+	case c.at >= firstLines:
+		return lateHello // so many records are a fault, and nobody knows what follows
+	case eof:
+		return noRecords
+	}
+	return moreRecords
+}
+
+// minHello is the size of the smallest ClientHello (RFC 8446, 4.1.2): version,
+// random, and three lists without an entry.
+const minHello = 2 + 32 + 1 + 2 + 1
+
+// mayBeHello tells whether a record starts a ClientHello to any server, or may when
+// more comes. Its version is nobody's matter: servers need not look at it (RFC 8446,
+// 5.1). A message that is too short for one, or longer than any, is none.
+func mayBeHello(record []byte) bool {
+	if record[0] != recordHandshake {
+		return false
+	}
+	if len(record) <= RecordHeader {
+		return len(record) < RecordHeader || recordLength(record) > 0
+	}
+	if recordLength(record) == 0 || record[RecordHeader] != clientHello {
+		return false
+	}
+	if size := record[RecordHeader+1:]; recordLength(record) >= 4 && len(size) >= 3 {
+		return int(size[0])<<16|int(size[1])<<8|int(size[2]) >= minHello
+	}
+	return true
+}
+
+// Records watches what may be TLS, until a server has answered as one of TLS: to
+// another it may be a request of HTTP as well, with any bytes for a method.
+type Records struct{ line line }
+
+// Read looks at what comes next.
+func (r *Records) Read(b []byte) error {
+	for _, c := range b {
+		r.line.add(c, withinHead)
+		if r.line.field || r.line.isRequest() {
+			return ErrHello
+		}
+		if c == '\n' {
+			r.line = line{}
+		}
+	}
+	return nil
 }

@@ -2,7 +2,10 @@ package sniff
 
 import (
 	"bytes"
+	"crypto/sha1"
+	"encoding/base64"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -11,9 +14,11 @@ import (
 type Switch uint8
 
 const (
-	SwitchRefused Switch = iota // the connection stays HTTP/1
-	SwitchAgreed
-	SwitchUnknown // the responses could not be followed
+	SwitchRefused  Switch = iota // the connection stays HTTP/1
+	SwitchRead                   // it is now of any protocol (CONNECT), or of one that shows names (TLS, HTTP/2)
+	SwitchOpaque                 // it is now WebSocket, as both sides have proved
+	SwitchUnproven               // it may be another, but HTTP/1 may go on as well
+	SwitchUnknown                // the responses could not be followed
 )
 
 // Responses follows a server's responses (RFC 9112, 4), to know which of them
@@ -31,9 +36,8 @@ type Responses struct {
 
 // exchange is a request that waits for its response.
 type exchange struct {
-	method   string
-	switches bool
-	outcome  chan Switch // takes one
+	request *Request
+	outcome chan Switch // takes one
 }
 
 // maxPipelined bounds the requests that are remembered. A client that sends more
@@ -51,7 +55,7 @@ func (a *Responses) Expect(r *Request) <-chan Switch {
 	if a.lost {
 		return nil
 	}
-	x := &exchange{method: r.Method, switches: r.Switches, outcome: make(chan Switch, 1)}
+	x := &exchange{request: r, outcome: make(chan Switch, 1)}
 	a.waiting = append(a.waiting, x)
 	return x.outcome
 }
@@ -135,8 +139,8 @@ func (a *Responses) response(head []byte) {
 	}
 	x := a.waiting[0]
 	switch {
-	case status == "101" && x.switches, status[0] == '2' && x.method == "CONNECT":
-		x.outcome <- SwitchAgreed
+	case status == "101" && x.request.Switches(), status[0] == '2' && x.request.Method == "CONNECT":
+		x.outcome <- agreed(x.request, status, &f)
 		a.waiting = a.waiting[1:]
 		a.lose(SwitchUnknown) // what follows is no HTTP/1, or another conversation's
 		return
@@ -149,12 +153,37 @@ func (a *Responses) response(head []byte) {
 	x.outcome <- SwitchRefused
 	a.waiting = a.waiting[1:]
 	switch {
-	case x.method == "HEAD", status == "204", status == "304":
+	case x.request.Method == "HEAD", status == "204", status == "304":
 		framing = Body{}
 	case framing.kind == bodyNone && f.length == nil:
 		framing = Body{kind: bodyEnd}
 	}
 	a.body, a.inBody = framing, framing.kind != bodyNone
+}
+
+// agreed is what the head of a response agrees to. A status alone is no proof: there
+// are pages that can be told which one to have. RFC 9110, 7.8 has the response name the
+// protocol; and RFC 6455, 4.2.2 has it show that the server has understood.
+func agreed(r *Request, status string, f *fields) Switch {
+	if status != "101" {
+		return SwitchRead
+	}
+	for _, protocol := range f.upgrade {
+		switch {
+		case !slices.Contains(r.Upgrade, protocol):
+		case protocol == "h2c", strings.HasPrefix(protocol, "tls/"):
+			return SwitchRead
+		case protocol == "websocket" && r.key != "" && f.key == accept(r.key):
+			return SwitchOpaque
+		}
+	}
+	return SwitchUnproven
+}
+
+// accept is what a server of WebSocket makes of a client's key (RFC 6455, 1.3).
+func accept(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
 // Opaque is how many bytes may follow that need not be fed.

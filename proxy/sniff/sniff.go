@@ -3,12 +3,37 @@
 // QUIC. It only reads: what is judged, held and passed on is the caller's (see
 // package relay), and nothing is resolved or decided here.
 //
-//	name, state, err := sniff.Identify(b, false)
+// Servers differ in what they take. One principle for each protocol says what
+// becomes of bytes that some server may read otherwise than the RFCs say:
+//
+//   - TLS: what any stack could take for the start of a handshake is one. A record
+//     of that type in which a ClientHello may start is judged by the name in it, or
+//     refused, whatever its version is; and refused if other records are ahead of it.
+//     A record in which no ClientHello can start is no handshake to anybody.
+//   - HTTP/1: a server is led to a name by a Host field or by the target of a request,
+//     and by nothing else. So requests (RFC 9112) are read strictly, and each is judged
+//     or refused; their Host and target are exactly what RFC 9110, 9112 and 3986 say,
+//     without zones, or refused. A first line that has the version of HTTP where some
+//     server looks for it and is no such request is refused. In whatever else a
+//     connection begins with, a line that names a host to the most lenient server is
+//     judged or refused; what names none cannot lead anywhere, and passes (see [Lines]).
+//     A 101 ends this only if the request asked for the protocol that the response
+//     names, and that is one that is read (TLS, HTTP/2) or that proves to be another
+//     conversation (WebSocket); after any other, it goes on.
+//   - QUIC: what a server could read as the start of a connection is one: an Initial of
+//     a version that is read is judged or refused; one of another version is refused
+//     where it has the form and the size that servers of it insist on.
+//
+// A caller reads on while more is needed:
+//
+//	var o sniff.Opening
+//	name, state, err := o.Identify(b, false) // again, with the same bytes and more
 //	switch {
 //	case err != nil: // of such a protocol, and cannot be understood
-//	case state == sniff.NeedMore: // read on; sniff.Holds(b) says whether b waits
+//	case state == sniff.NeedMore: // read on; o.Pass() bytes of b need not wait
 //	case state == sniff.Named: // judge the name
 //	case state == sniff.Nameless: // it shows none
+//	case state == sniff.Watched: // it shows none yet: go on with Lines
 //	}
 package sniff
 
@@ -27,6 +52,7 @@ const (
 	NeedMore State = iota // it may yet show one
 	Named                 // it shows the name
 	Nameless              // it is of a protocol that shows none, or shows none
+	Watched               // it is no protocol that shows one, but a server may find one in its lines
 )
 
 var errEnded = errors.New("the connection ended within its first message")
@@ -36,41 +62,149 @@ var errEnded = errors.New("the connection ended within its first message")
 // section 3.2). eof tells that no more will come. An error means that the bytes
 // are of such a protocol, and that its name cannot be made out.
 func Identify(b []byte, eof bool) (policy.Name, State, error) {
-	return new(Hello).Identify(b, eof)
+	return new(Opening).Identify(b, eof)
 }
+
+// Opening reads what a connection begins with, as it comes. The zero value is ready.
+type Opening struct {
+	// Later says that requests of HTTP were there before: the bytes may start another
+	// one, and are not of TLS.
+	Later bool
+
+	hello Hello
+	chain chain
+	lines Lines
+	seen  int // bytes that lines has passed
+	pass  int
+}
+
+// Hello is the ClientHello that the connection begins with, once its name is known; nil
+// if there is none.
+func (o *Opening) Hello() *Hello {
+	if o.hello.end == 0 {
+		return nil
+	}
+	return &o.hello
+}
+
+// Pass is how many of the bytes may go on although Identify needs more: no server
+// finds a name in them.
+func (o *Opening) Pass() int { return o.pass }
 
 // Identify is the function of that name, for a caller that comes again with the
-// same bytes and more: h remembers what was read of them.
-func (h *Hello) Identify(b []byte, eof bool) (name policy.Name, s State, err error) {
+// same bytes and more.
+func (o *Opening) Identify(b []byte, eof bool) (name policy.Name, s State, err error) {
+	o.pass = 0
 	switch {
+	case len(b) == 0 && eof:
+		return "", Nameless, nil
 	case len(b) == 0:
-		s = NeedMore
-	case b[0] == recordHandshake:
-		name, s, err = h.identify(b)
-	case b[0] >= recordChangeCipherSpec && b[0] <= recordHeartbeat:
-		s, err = identifyEarly(b)
+		return "", NeedMore, nil
+	case o.Later:
+		return o.http(b, eof)
 	case startsPROXY(b):
-		err = errPROXY
-	default:
-		name, s, err = identifyHTTP(b)
+		return "", Nameless, errPROXY
 	}
-	if err == nil && s == Nameless && len(b) < len(proxySignature) && strings.HasPrefix(proxySignature, string(b)) {
-		s = NeedMore
+	before := o.chain
+	switch o.chain.follow(b, eof) {
+	case firstHello:
+		return o.tls(b, eof)
+	case lateHello:
+		return "", Nameless, ErrHello
+	case moreRecords:
+		return o.unclear(b)
 	}
-	if err == nil && s == NeedMore && eof {
-		s = Nameless
-		if Holds(b) || looksHTTP(b) {
-			err = errEnded
-		}
+	if before.at > 0 { // what was let go is looked at anew, as lines
+		o.seen = 0
 	}
-	return name, s, err
+	if len(b) < len(proxySignature) && !eof && strings.HasPrefix(proxySignature, string(b)) {
+		o.pass = len(b)
+		return "", NeedMore, nil
+	}
+	return o.http(b, eof)
 }
 
-// Holds tells whether bytes of which Identify needs more are to be held back.
-// Empty lines and a line without its end are not: no server acts on them, and
-// other protocols than HTTP may wait for an answer to them.
-func Holds(b []byte) bool {
-	return len(b) > 0 && (b[0] == recordHandshake || bytes.IndexByte(b[leadingBlanks(b):], '\n') >= 0)
+// tls reads what begins with a ClientHello. It must not be a request of HTTP as well,
+// to servers that take any bytes for a method.
+func (o *Opening) tls(b []byte, eof bool) (name policy.Name, s State, err error) {
+	name, s, err = o.hello.Read(b)
+	switch {
+	case err != nil:
+		return "", Nameless, err
+	case s == NeedMore && eof:
+		return "", Nameless, errEnded
+	case s == NeedMore:
+		return "", NeedMore, nil
+	}
+	if err := o.hello.Rest.Read(b[:o.hello.end]); err != nil {
+		return "", Nameless, err
+	}
+	return name, s, nil
+}
+
+// unclear watches what may be records ahead of a ClientHello, or no records at all.
+func (o *Opening) unclear(b []byte) (policy.Name, State, error) {
+	if err := o.hello.Rest.Read(b[o.seen:]); err != nil {
+		return "", Nameless, errHead
+	}
+	o.seen = len(b)
+	o.pass = min(len(b), o.chain.at)
+	return "", NeedMore, nil
+}
+
+// http reads what no server takes for TLS. A request it takes for one, and then reads
+// it strictly.
+func (o *Opening) http(b []byte, eof bool) (policy.Name, State, error) {
+	start := leadingBlanks(b)
+	if start >= firstLines {
+		return "", Watched, nil
+	}
+	end := bytes.IndexByte(b[start:min(len(b), MaxHead)], '\n')
+	if end < 0 {
+		return o.noLine(b, eof)
+	}
+	line := string(b[start : start+end+1])
+	if _, _, _, request := requestLine(line); !request {
+		switch {
+		case strings.HasPrefix(line, "PRI * HTTP/2"):
+			return "", Nameless, errHTTP2
+		case hasVersion(line):
+			return "", Nameless, errHead
+		}
+		return "", Watched, nil
+	}
+	r, err := ReadRequest(b)
+	switch {
+	case err != nil:
+		return "", Nameless, err
+	case r == nil && eof:
+		return "", Nameless, errEnded
+	case r == nil:
+		o.pass = min(o.seen, start+end)
+		return "", NeedMore, nil
+	}
+	return r.Host, r.State, nil
+}
+
+// noLine looks at a first line that has no end yet, which other protocols may not
+// have at all.
+func (o *Opening) noLine(b []byte, eof bool) (policy.Name, State, error) {
+	if len(b) >= firstLines {
+		return "", Watched, nil
+	}
+	o.lines.HTTP = o.Later
+	n, _, _, err := o.lines.Read(b[o.seen:], eof)
+	o.seen += n
+	switch {
+	case err != nil && eof:
+		return "", Nameless, errEnded
+	case err != nil:
+		return "", Nameless, err
+	case eof:
+		return "", Nameless, nil
+	}
+	o.pass = o.seen
+	return "", NeedMore, nil
 }
 
 // proxySignature starts a header of the PROXY protocol, version 2; a line with the
@@ -82,23 +216,4 @@ var errPROXY = errors.New("a header of the PROXY protocol hides what follows")
 
 func startsPROXY(b []byte) bool {
 	return bytes.HasPrefix(b, []byte(proxySignature)) || bytes.HasPrefix(b, []byte("PROXY ")) && bytes.IndexByte(b, '\n') >= 0
-}
-
-// Upgraded tells whether a connection that HTTP was upgraded on (RFC 9110, 7.8),
-// and that now starts with b, shows names again: it has become one of TLS (RFC
-// 2817) or HTTP/2 (RFC 9113, 3.4). Of other protocols nothing is known but that
-// they are not HTTP/1. known is false if that needs more bytes; eof tells that
-// none will come.
-func Upgraded(b []byte, eof bool) (shows, known bool) {
-	const preface = "PRI "
-	n := min(len(b), len(preface))
-	switch {
-	case n == 0:
-		return false, eof
-	case b[0] == recordHandshake:
-		return true, true
-	case string(b[:n]) != preface[:n]:
-		return false, true
-	}
-	return true, n == len(preface) || eof
 }
