@@ -108,7 +108,11 @@ func (m *mounter) open() (err error) {
 	if m.run, err = os.OpenFile(at, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0); err != nil {
 		m.run, at = nil, "/mnt"
 	}
-	if err := unix.Mount("appfw", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0755,size=1m"); err != nil {
+	room := 1 << 20 // for what is made there, each a page at most, and what has content
+	for _, content := range m.view.Files {
+		room += len(content)
+	}
+	if err := unix.Mount("appfw", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, fmt.Sprintf("mode=0755,size=%d", room)); err != nil {
 		return fmt.Errorf("mount tmpfs at %s: %w", at, err)
 	}
 	if m.scratch, err = os.OpenFile(at, unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {

@@ -37,6 +37,9 @@ type Host struct {
 	Hosts    []byte     // hosts(5); nil if there is none
 	Nsswitch []byte     // nsswitch.conf(5); nil if there is none
 
+	Name string       // of the machine (gethostname(2)); "" leads nowhere
+	Own  []netip.Addr // the program's own addresses, to which that name leads
+
 	UID   int      // the program's user
 	Home  string   // that user's in passwd(5); "" if there is none
 	Dir   string   // the program's working directory; "" if it has none of the host's
