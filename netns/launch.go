@@ -12,13 +12,14 @@ import (
 	"appfw/netns/signals"
 )
 
-// Command is the app to start. It gets these files as descriptors 0 to 2, and
-// no other descriptor.
+// Command is the app to start. It gets these files as descriptors 0 to 2, those of Kept,
+// and no other descriptor.
 type Command struct {
 	Args  []string // Args[0] is looked up in the PATH of Env
 	Env   []string
 	Dir   string // absolute
 	Files [3]*os.File
+	Kept  map[int]*os.File // by the number in the app; closed here, once the app has them
 
 	// View gives the calling thread the app's view of the host's files, in a mount
 	// namespace of its own. It is called in the app's network namespace, before the

@@ -33,6 +33,23 @@ func (w *world) scriptAsBare(flags []string, script string, args ...string) stri
 	return w.asBare(flags, append([]string{"sh", "-c", script, "sh"}, args...)...)
 }
 
+// aroundAsBare runs a script of bash(1) twice in which "$@" stands before a command: once it
+// is env(1), and once appfw with flags. It fails the test unless both times the script
+// prints the same and ends alike. It returns what that printed.
+func (w *world) aroundAsBare(flags []string, script string) string {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	defer cancel()
+	bash := []string{"-c", script, "bash"}
+	bare := w.finish(w.Command(ctx, w.user, "bash", append(bash, "env")...))
+	under := w.finish(w.Command(ctx, w.user, "bash", append(append(append(bash, program, "run"), flags...), "--")...))
+	if under.stdout != bare.stdout || under.code != bare.code {
+		w.t.Errorf("%s\nbare: exit code %d\n%s%s\nunder appfw: exit code %d\n%s%s",
+			script, bare.code, bare.stdout, bare.stderr, under.code, under.stdout, under.stderr)
+	}
+	return bare.stdout
+}
+
 // localhost leads to the same addresses as on the host, however /etc/hosts says it, so
 // that servers bind to each once.
 func TestLocalhostAsBare(t *testing.T) {
