@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -36,6 +37,9 @@ func sharing(report *journal.Journal, quiet bool) view.Events {
 		Missing: func(word string) { say("--share " + word + ": this host has none, by the environment") },
 		Asked: func(word string) {
 			say("the program asked for the host's " + word + ", which is not shared (to share: --share " + word + ")")
+		},
+		Unseen: func(path string) {
+			say(printable(path) + " is seen by the program alone, as all that it makes at the top of " + printable(filepath.Dir(path)))
 		},
 		Failed: func(err error) {
 			report.Say("Unix sockets of the host may be reached from now on: cannot " + printable(err.Error()))

@@ -19,9 +19,9 @@ type InheritedError struct {
 
 func (e *InheritedError) Error() string {
 	if e.Directory {
-		return e.Name + " is a directory"
+		return e.Name + " is a directory, by which the program would see files that are hidden from it; redirect it"
 	}
-	return e.Name + " is a socket"
+	return e.Name + " is a socket, by which the program would reach the network; put a pipe before it: cat | appfw run … | cat"
 }
 
 // checkInherited refuses descriptors that lead out of the program's network or view:

@@ -107,15 +107,6 @@ func Of(h Host, shown []string) View {
 		// Its owner may write there without any capability, and so have the
 		// kernel start programs outside (core_pattern, uevent_helper).
 		v.ReadOnly = []string{"/proc/sys", "/proc/sysrq-trigger", "/sys"}
-		return v
-	}
-	// ssh(1) wants these files to be root's or its user's, and with one
-	// user mapped, root's seem to be nobody's. Copies are the user's.
-	config, _ := filepath.Glob("/etc/ssh/ssh_config.d/*.conf")
-	for _, name := range config {
-		if content, err := ReadFile(name); err == nil {
-			v.Files[name] = content
-		}
 	}
 	return v
 }
