@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -29,6 +30,10 @@ type Command struct {
 	// Scope keeps the app's signals within its run, see [OpenScope]. nil: they reach
 	// all that its user's signals reach.
 	Scope *os.File
+
+	// Refused hears of what the app was refused that it may be without appfw, once each.
+	// It may be nil.
+	Refused func(Refused)
 
 	// Begun is called when the app may run from here on. It may be nil.
 	Begun func()
@@ -96,9 +101,15 @@ func (c Command) start(ns *Namespace) (*Child, error) {
 	if err := confine(); err != nil {
 		return nil, err
 	}
+	if err := judgeIDs(c.Refused); err != nil {
+		return nil, err
+	}
 	// The working directory is found anew: the old one lies under the mounts.
 	if err := unix.Chdir(c.Dir); err != nil {
 		return nil, &DirError{c.Dir, err}
+	}
+	if c.Refused != nil && os.Geteuid() == 0 && errors.Is(unix.Faccessat(unix.AT_FDCWD, ".", unix.W_OK, unix.AT_EACCESS), unix.EACCES) {
+		c.Refused(Directory)
 	}
 	path, err := lookPath(c.Args[0], c.Env)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"appfw/netns"
 	"appfw/netns/view"
 	"appfw/policy"
 	"appfw/proxy/journal"
@@ -23,6 +24,13 @@ func mayShare(words []string) error {
 		return fmt.Errorf("--share: there is no %.80q to share; there are %s", word, strings.Join(view.Share, ", "))
 	}
 	return nil
+}
+
+// refusals say what a run cannot do that its user can without appfw.
+var refusals = map[netns.Refused]string{
+	netns.Group:      "the program was refused to give a file to another group: an ordinary user's run has one (sudo appfw run has all)",
+	netns.Capability: "root has no capabilities here: the program was refused another user, or to give a file to one (--user; tar --no-same-owner; apt-get -o APT::Sandbox::User=root)",
+	netns.Directory:  "root has no capabilities here, and cannot write to the working directory (to run as its owner: --user)",
 }
 
 // sharing says what comes of --share: what is not there to share, what the program
