@@ -40,9 +40,9 @@ func TestRootWithoutCapabilities(t *testing.T) {
 	w := newWorld(t)
 	const says = "appfw: note: root has no capabilities here"
 	for script, said := range map[string]int{
-		"touch a; chown 1000:1000 a; chown 1001 a":                                                     1,
-		"setpriv --reuid 1000 --clear-groups true":                                                     1,
-		"cd " + w.Ordinary().Home + " && \"$0\" run -- touch file":                                     1,
+		"touch a; chown 1000:1000 a; chown 1001 a":                               1,
+		"setpriv --reuid 1000 --clear-groups true":                               1,
+		"cd " + w.Ordinary().Home + " && \"$0\" run -- touch file":               1,
 		"touch a; chown 0:0 a; cp -a a b; mkdir c; tar cf - a b | tar xf - -C c": 0,
 	} {
 		args := []string{"--", "sh", "-c", script}
