@@ -52,11 +52,17 @@ func ReadResolvConf(r io.Reader) (ResolvConf, error) {
 // resolvers do.
 func ReadHosts(r io.Reader) (map[policy.Name][]netip.Addr, error) {
 	hosts := make(map[policy.Name][]netip.Addr)
-	s := bufio.NewScanner(r)
-	for s.Scan() {
-		text, _, _ := strings.Cut(s.Text(), "#")
+	lines := bufio.NewReader(r) // of any length
+	for {
+		line, end := lines.ReadString('\n')
+		text, _, _ := strings.Cut(line, "#")
 		fields := strings.Fields(text)
-		if len(fields) < 2 {
+		switch {
+		case end != nil && end != io.EOF:
+			return hosts, end
+		case end != nil && len(fields) == 0:
+			return hosts, nil
+		case len(fields) < 2:
 			continue
 		}
 		a, err := netip.ParseAddr(fields[0])
@@ -69,7 +75,6 @@ func ReadHosts(r io.Reader) (map[policy.Name][]netip.Addr, error) {
 			}
 		}
 	}
-	return hosts, s.Err()
 }
 
 const (

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"syscall"
 	"unsafe"
 
@@ -35,8 +36,8 @@ type image struct {
 	path, shell     *byte
 	args, shellArgs []*byte // both end with nil
 	env             []*byte
-	files           [3]int // of the child, from 0 on; close-on-exec, and above 2
-	scope           int    // of Landlock; -1: none
+	files           []passed // of the child
+	scope           int      // of Landlock; -1: none
 	openFiles       unix.Rlimit
 	parent          int
 	ignored         signals.Set
@@ -46,6 +47,10 @@ type image struct {
 	pidfd  int32     // of the child
 	action [4]uint64 // struct sigaction of the kernel's
 }
+
+// passed is a descriptor of the child, and what becomes it: close-on-exec, and of no
+// number that one of the child's has.
+type passed struct{ to, from int }
 
 // Steps of a child, for what failed.
 const (
@@ -102,11 +107,6 @@ func (c *image) fork() (pid int, err syscall.Errno) {
 			goto fail
 		}
 	}
-	step = stepLimit
-	_, _, e = syscall.RawSyscall6(unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, uintptr(unsafe.Pointer(&c.openFiles)), 0, 0, 0)
-	if e != 0 {
-		goto fail
-	}
 	if c.scope >= 0 {
 		step = stepScope
 		_, _, e = syscall.RawSyscall(unix.SYS_LANDLOCK_RESTRICT_SELF, uintptr(c.scope), 0, 0)
@@ -116,10 +116,15 @@ func (c *image) fork() (pid int, err syscall.Errno) {
 	}
 	step = stepFiles
 	for i = 0; i < len(c.files); i++ {
-		_, _, e = syscall.RawSyscall(unix.SYS_DUP3, uintptr(c.files[i]), uintptr(i), 0)
+		_, _, e = syscall.RawSyscall(unix.SYS_DUP3, uintptr(c.files[i].from), uintptr(c.files[i].to), 0)
 		if e != 0 {
 			goto fail
 		}
+	}
+	step = stepLimit // it may be below the numbers of descriptors
+	_, _, e = syscall.RawSyscall6(unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, uintptr(unsafe.Pointer(&c.openFiles)), 0, 0, 0)
+	if e != 0 {
+		goto fail
 	}
 	step = stepExec
 	_, _, e = syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(c.path)), uintptr(unsafe.Pointer(&c.args[0])), uintptr(unsafe.Pointer(&c.env[0])))
@@ -131,6 +136,48 @@ fail:
 	_, _, _ = syscall.RawSyscall(unix.SYS_WRITE, uintptr(c.report), uintptr(unsafe.Pointer(&c.failed)), uintptr(len(c.failed)))
 	for {
 		_, _, _ = syscall.RawSyscall(unix.SYS_EXIT_GROUP, 253, 0, 0)
+	}
+}
+
+// pass makes ready what becomes the descriptors of the child. release closes it here, and
+// what the child has kept.
+func (c *image) pass(command Command) (release func(), err error) {
+	for to := range command.Kept {
+		c.files = append(c.files, passed{to, -1})
+	}
+	for to := range command.Files {
+		c.files = append(c.files, passed{to, -1})
+	}
+	release = func() {
+		for _, p := range c.files {
+			unix.Close(p.from)
+		}
+		for _, f := range command.Kept {
+			f.Close()
+		}
+	}
+	for i, p := range c.files {
+		file := command.Kept[p.to]
+		if p.to < len(command.Files) {
+			file = command.Files[p.to]
+		}
+		if c.files[i].from, err = c.beside(file); err != nil {
+			return release, err
+		}
+	}
+	return release, nil
+}
+
+// beside duplicates a file to a descriptor that has no number of the child's.
+func (c *image) beside(f *os.File) (fd int, err error) {
+	for next := 3; ; next = fd + 1 {
+		if fd, err = unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, next); err != nil {
+			return -1, fmt.Errorf("pass %s: %w", f.Name(), err)
+		}
+		if !slices.ContainsFunc(c.files, func(p passed) bool { return p.to == fd }) {
+			return fd, nil
+		}
+		unix.Close(fd)
 	}
 }
 
@@ -151,27 +198,28 @@ func (c Command) execute(path string) (*Child, error) {
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, &ExecError{c.Args[0], err}
 	}
-	for i, f := range c.Files {
-		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, len(c.Files))
-		if err != nil {
-			return nil, fmt.Errorf("pass %s: %w", f.Name(), err)
-		}
-		defer unix.Close(fd)
-		m.files[i] = fd
+	release, err := m.pass(c)
+	defer release()
+	if err != nil {
+		return nil, err
 	}
 	hear, say, err := os.Pipe() // close-on-exec
 	if err != nil {
 		return nil, err
 	}
 	defer hear.Close()
-	m.report = int(say.Fd())
+	m.report, err = m.beside(say)
+	say.Close()
+	if err != nil {
+		return nil, err
+	}
 	if c.Begun != nil {
 		c.Begun()
 	}
 	syscall.ForkLock.Lock()
 	pid, errno := m.fork()
 	syscall.ForkLock.Unlock()
-	say.Close()
+	unix.Close(m.report)
 	if errno != 0 {
 		return nil, fmt.Errorf("fork: %w", errno)
 	}

@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -12,13 +13,14 @@ import (
 	"appfw/netns/signals"
 )
 
-// Command is the app to start. It gets these files as descriptors 0 to 2, and
-// no other descriptor.
+// Command is the app to start. It gets these files as descriptors 0 to 2, those of Kept,
+// and no other descriptor.
 type Command struct {
 	Args  []string // Args[0] is looked up in the PATH of Env
 	Env   []string
 	Dir   string // absolute
 	Files [3]*os.File
+	Kept  map[int]*os.File // by the number in the app; closed here, once the app has them
 
 	// View gives the calling thread the app's view of the host's files, in a mount
 	// namespace of its own. It is called in the app's network namespace, before the
@@ -28,6 +30,10 @@ type Command struct {
 	// Scope keeps the app's signals within its run, see [OpenScope]. nil: they reach
 	// all that its user's signals reach.
 	Scope *os.File
+
+	// Refused hears of what the app was refused that it may be without appfw, once each.
+	// It may be nil.
+	Refused func(Refused)
 
 	// Begun is called when the app may run from here on. It may be nil.
 	Begun func()
@@ -95,9 +101,15 @@ func (c Command) start(ns *Namespace) (*Child, error) {
 	if err := confine(); err != nil {
 		return nil, err
 	}
+	if err := judgeIDs(c.Refused); err != nil {
+		return nil, err
+	}
 	// The working directory is found anew: the old one lies under the mounts.
 	if err := unix.Chdir(c.Dir); err != nil {
 		return nil, &DirError{c.Dir, err}
+	}
+	if c.Refused != nil && os.Geteuid() == 0 && errors.Is(unix.Faccessat(unix.AT_FDCWD, ".", unix.W_OK, unix.AT_EACCESS), unix.EACCES) {
+		c.Refused(Directory)
 	}
 	path, err := lookPath(c.Args[0], c.Env)
 	if err != nil {

@@ -91,7 +91,7 @@ func serveApp(flags runFlags, args []string, process *supervise.Gateway) error {
 		child, err := g.App.Start(netns.Command{
 			Args: args, Env: appEnv(flags.proxyEnv), Dir: dir,
 			Files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
-			View:  guard,
+			View:  guard, Kept: process.Kept(), Refused: func(what netns.Refused) { report.Note(refusals[what]) },
 			Scope: scope, Ignored: process.Ignored(), OpenFiles: openFiles, Begun: begun,
 		})
 		if err != nil {

@@ -25,7 +25,7 @@ func guardOf(files *inforce.HostFiles, dir string, shared []string) *view.Guard 
 func viewed(files *inforce.HostFiles) view.Host {
 	v := view.Host{
 		Resolver: netns.Gateway4, Resolv: files.Resolv.Lines, Hosts: files.Hosts, Nsswitch: files.Nsswitch,
-		UID: os.Getuid(), Env: os.Environ(),
+		UID: os.Getuid(), Env: os.Environ(), Name: files.Name, Own: []netip.Addr{netns.App4, netns.App6},
 	}
 	if u, err := user.LookupId(strconv.Itoa(v.UID)); err == nil {
 		v.Home = u.HomeDir

@@ -105,7 +105,7 @@ func run(flags runFlags, args []string) error {
 	}
 	supervisor, err := supervise.NewSupervisor()
 	if err != nil {
-		return explainInherited(err)
+		return err
 	}
 	published, err := publish.Open(ports, listening, nil)
 	if err != nil {
@@ -138,19 +138,6 @@ func openLog(name string, user *netns.User) (*os.File, error) {
 		return journal.OpenLog(name)
 	}
 	return journal.OpenLogOf(name, func(fn func() error) error { return netns.As(user, fn) })
-}
-
-// explainInherited says what to do about a descriptor that would lead out.
-func explainInherited(err error) error {
-	inherited, ok := errors.AsType[*supervise.InheritedError](err)
-	switch {
-	case !ok:
-		return err
-	case inherited.Directory:
-		return fmt.Errorf("%w, by which the program would see files that are hidden from it; redirect it", err)
-	default:
-		return fmt.Errorf("%w, by which the program would reach the network; put a pipe before it: cat | appfw run … | cat", err)
-	}
 }
 
 // cannotIsolate explains why there is no user namespace.

@@ -2,9 +2,11 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
+	"appfw/netns"
 	"appfw/netns/view"
 	"appfw/policy"
 	"appfw/proxy/journal"
@@ -24,6 +26,13 @@ func mayShare(words []string) error {
 	return nil
 }
 
+// refusals say what a run cannot do that its user can without appfw.
+var refusals = map[netns.Refused]string{
+	netns.Group:      "the program was refused to give a file to another group: an ordinary user's run has one (sudo appfw run has all)",
+	netns.Capability: "root has no capabilities here: the program was refused another user, or to give a file to one (--user; tar --no-same-owner; apt-get -o APT::Sandbox::User=root)",
+	netns.Directory:  "root has no capabilities here, and cannot write to the working directory (to run as its owner: --user)",
+}
+
 // sharing says what comes of --share: what is not there to share, what the program
 // asks for that is not shared, and what cannot be hidden.
 func sharing(report *journal.Journal, quiet bool) view.Events {
@@ -36,6 +45,9 @@ func sharing(report *journal.Journal, quiet bool) view.Events {
 		Missing: func(word string) { say("--share " + word + ": this host has none, by the environment") },
 		Asked: func(word string) {
 			say("the program asked for the host's " + word + ", which is not shared (to share: --share " + word + ")")
+		},
+		Unseen: func(path string) {
+			say(printable(path) + " is seen by the program alone, as all that it makes at the top of " + printable(filepath.Dir(path)))
 		},
 		Failed: func(err error) {
 			report.Say("Unix sockets of the host may be reached from now on: cannot " + printable(err.Error()))

@@ -26,7 +26,7 @@ type Gateway struct {
 	Orphaned <-chan struct{}
 
 	control  *os.File
-	roles    []byte // of the descriptors from firstPassed on; 0: it is taken
+	roles    []passedRole // of the descriptors from firstPassed on; 0: it is taken
 	reload   chan struct{}
 	orphaned chan struct{}
 	hurry    chan struct{}
@@ -76,12 +76,27 @@ func Inherit() (*Gateway, error) {
 // File takes the next file that was passed for a role; nil if there is none left.
 // Errors of it have the given name.
 func (g *Gateway) File(r Role, name string) *os.File {
-	i := slices.Index(g.roles, byte(r))
+	i := slices.Index(g.roles, passedRole{role: r})
 	if i < 0 {
 		return nil
 	}
-	g.roles[i] = 0
+	g.roles[i].role = 0
 	return os.NewFile(uintptr(firstPassed+i), name)
+}
+
+// Kept takes the descriptors beyond standard error that the program inherits from who
+// called, by their numbers in the program: what a shell opened for it (diff <(a) <(b)), the
+// pipes of make's jobserver, a lock. They are to be closed here when it has them: who
+// waits for the end of a pipe waits for this process, too.
+func (g *Gateway) Kept() map[int]*os.File {
+	files := map[int]*os.File{}
+	for i, r := range g.roles {
+		if r.role == kept {
+			g.roles[i].role = 0
+			files[int(r.number)] = os.NewFile(uintptr(firstPassed+i), fmt.Sprintf("descriptor %d", r.number))
+		}
+	}
+	return files
 }
 
 // Ignored are the signals that the program is to ignore. It waits for the supervisor to

@@ -1,7 +1,11 @@
 package supervise
 
 import (
+	"encoding/binary"
+	"fmt"
 	"os"
+	"slices"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,9 +19,9 @@ type InheritedError struct {
 
 func (e *InheritedError) Error() string {
 	if e.Directory {
-		return e.Name + " is a directory"
+		return e.Name + " is a directory, by which the program would see files that are hidden from it; redirect it"
 	}
-	return e.Name + " is a socket"
+	return e.Name + " is a socket, by which the program would reach the network; put a pipe before it: cat | appfw run … | cat"
 }
 
 // checkInherited refuses descriptors that lead out of the program's network or view:
@@ -41,4 +45,85 @@ func checkInherited(f *os.File) error {
 		}
 	}
 	return nil
+}
+
+// mostKept bounds the descriptors that the program inherits; those with the highest
+// numbers are closed.
+const mostKept = 1024
+
+// inherited are the numbers of the descriptors beyond standard error that this process
+// was started with and that the program may have; all are close-on-exec from here on.
+// What this process has opened by itself is that already.
+func inherited() (numbers []int, err error) {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return nil, fmt.Errorf("list inherited descriptors: %w", err)
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd <= 2 {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 && leadsNowhere(fd) {
+			numbers = append(numbers, fd)
+		}
+	}
+	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("close inherited descriptors: %w", err)
+	}
+	slices.Sort(numbers)
+	return numbers[:min(len(numbers), mostKept)], nil
+}
+
+// leadsNowhere tells whether a descriptor that nobody may know of is one that the program
+// could have opened in its own view: a pipe, a file that has content, a terminal, or one
+// of the likes of /dev/null. A socket is a way into the network, a directory and what is
+// found only by its path (O_PATH) into the host's files, other devices may be either, and
+// files of /proc are processes and namespaces beyond the run.
+func leadsNowhere(fd int) bool {
+	var st unix.Stat_t
+	var fs unix.Statfs_t
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err != nil || flags&unix.O_PATH != 0 || unix.Fstat(fd, &st) != nil || unix.Fstatfs(fd, &fs) != nil {
+		return false
+	}
+	major, minor := unix.Major(st.Rdev), unix.Minor(st.Rdev)
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFIFO:
+		return true
+	case unix.S_IFREG:
+		return fs.Type != unix.PROC_SUPER_MAGIC && fs.Type != unix.NSFS_MAGIC
+	case unix.S_IFCHR: // admin-guide/devices.txt
+		const memory, terminals, slaves, lastSlaves = 1, 5, 136, 143
+		return major == memory && (minor == 3 || minor == 5 || minor >= 7 && minor <= 9) ||
+			major == terminals && minor == 0 || major >= slaves && major <= lastSlaves
+	}
+	return false
+}
+
+// role says of a descriptor what it is passed for; its number in the program, if it is
+// that one's.
+type passedRole struct {
+	role   Role
+	number uint32
+}
+
+const roleSize = 1 + 4
+
+// rolesBody is the body of the message that says them.
+func rolesBody(roles []passedRole) (b []byte) {
+	for _, r := range roles {
+		b = binary.LittleEndian.AppendUint32(append(b, byte(r.role)), r.number)
+	}
+	return b
+}
+
+// rolesOf reads it.
+func rolesOf(body []byte) (roles []passedRole) {
+	for r := range slices.Chunk(body, roleSize) {
+		if len(r) == roleSize {
+			roles = append(roles, passedRole{Role(r[0]), binary.LittleEndian.Uint32(r[1:])})
+		}
+	}
+	return roles
 }

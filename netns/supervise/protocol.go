@@ -17,8 +17,9 @@ import (
 // is a packet, its kind first. The first message is there before the gateway is; the
 // others come in any order. End of file says that the other end is gone.
 const (
-	// descriptors says what the gateway has inherited, a byte for the role of each
-	// descriptor from firstPassed on. From the supervisor, once, first.
+	// descriptors says what the gateway has inherited: for each descriptor from
+	// firstPassed on a byte for its role, and four for its number in the program, the
+	// lowest first. From the supervisor, once, first.
 	descriptors kind = 1 + iota
 	// passSignal passes a signal on to the program; its number. From the supervisor.
 	passSignal
@@ -103,18 +104,19 @@ type Role byte
 const (
 	Log  Role = 1 + iota // to write the log to
 	Port                 // a socket that takes in clients, or a stand-in for one; there may be several
+	kept                 // the program's, see [Gateway.Kept]
 )
 
 // Passed are files that the supervisor opens, and the gateway inherits.
 type Passed struct {
 	files []*os.File
-	roles []byte
+	roles []passedRole
 }
 
 // Add adds a file, after others of its role. It is closed when the gateway has it.
 func (p *Passed) Add(r Role, f *os.File) {
 	p.files = append(p.files, f)
-	p.roles = append(p.roles, byte(r))
+	p.roles = append(p.roles, passedRole{role: r})
 }
 
 // openControl opens the control socket.
@@ -157,7 +159,7 @@ var ErrNoSupervisor = errors.New("this process has no supervisor")
 
 // receivePassed reads the first message of the control socket, and returns the role of
 // each descriptor.
-func receivePassed(fd int) ([]byte, error) {
+func receivePassed(fd int) ([]passedRole, error) {
 	if kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err != nil || kind != unix.SOCK_SEQPACKET {
 		return nil, ErrNoSupervisor
 	}
@@ -166,5 +168,5 @@ func receivePassed(fd int) ([]byte, error) {
 	if err != nil || n == 0 || kind(b[0]) != descriptors {
 		return nil, ErrNoSupervisor
 	}
-	return b[1:n], nil
+	return rolesOf(b[1:n]), nil
 }

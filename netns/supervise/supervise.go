@@ -13,8 +13,9 @@
 //
 // All three have the same standard input, output and error, 0 to 2. Descriptor 3 is
 // the control socket in the gateway, and those from 4 on are what the supervisor
-// passes by [Passed]; the program has none of them. What is said on the control socket
-// is in protocol.go.
+// passes by [Passed], and what the program inherits ([Gateway.Kept]), which has its own numbers
+// there; the program has none of the others. What is said on the control socket is in
+// protocol.go.
 //
 // To the caller, the supervisor is the program. A signal that it alone got is passed
 // on; when the program stops, it stops; and when the program ends, the gateway says how,

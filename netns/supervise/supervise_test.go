@@ -30,6 +30,9 @@ func TestMain(m *testing.M) {
 
 // beSupervisor passes its descriptors 3, 4 and 5, and says on stderr what went wrong.
 func beSupervisor() int {
+	for fd := 3; fd <= 5; fd++ {
+		unix.CloseOnExec(fd) // as what this process opened itself
+	}
 	s, err := NewSupervisor()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -32,6 +32,7 @@ type Supervisor struct {
 	ignored func() signals.Set // waits until it is known
 	control *os.File
 	theirs  *os.File      // the gateway's end; nil when it has it
+	kept    []int         // descriptors that the program inherits
 	cmd     *exec.Cmd     // the gateway; nil before Start
 	heard   chan struct{} // closed when all that the gateway said was heard
 
@@ -48,36 +49,46 @@ type Supervisor struct {
 
 // NewSupervisor makes this process a supervisor: from here on it survives the signals
 // that mean the program, those that it does not ignore. It is an [*InheritedError] if
-// the program would inherit a way past its isolation; what else this process inherited
-// is closed when it starts another.
+// the program would inherit a way past its isolation as standard input, output or error.
+// What else this process inherited the program inherits, if it leads nowhere; the rest is
+// closed when this process starts another.
 //
 // The calling goroutine stays on its thread, as the gateway ends with that
 // (PR_SET_PDEATHSIG of prctl(2)); it is to call Start and Wait.
 func NewSupervisor() (*Supervisor, error) {
 	runtime.LockOSThread()
-	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return nil, fmt.Errorf("close inherited descriptors: %w", err)
+	kept, err := inherited()
+	if err != nil {
+		return nil, err
 	}
 	for _, f := range []*os.File{os.Stdin, os.Stdout, os.Stderr} {
 		if err := checkInherited(f); err != nil {
 			return nil, err
 		}
 	}
-	s := &Supervisor{signals: make(chan os.Signal, 64), heard: make(chan struct{}), lost: make(chan struct{})}
+	s := &Supervisor{kept: kept, signals: make(chan os.Signal, 64), heard: make(chan struct{}), lost: make(chan struct{})}
 	now := signals.IgnoredNow()
 	s.ignored = sync.OnceValue(func() signals.Set { return signals.Ignored(now) })
 	go s.ignored()
 	notify(s.signals, now)
 	signal.Ignore(unix.SIGPIPE) // that nobody reads stderr is no reason to end
-	var err error
 	s.control, s.theirs, err = openControl()
 	return s, err
 }
 
 // Start starts the gateway, which calls [Inherit], and passes it files, which are
-// closed here. They are its ExtraFiles.
+// closed here. They are its ExtraFiles. A program of another user than this process's
+// inherits no descriptors, as by sudo(8).
 func (s *Supervisor) Start(cmd *exec.Cmd, passed Passed) error {
-	if err := send(s.control, descriptors, passed.roles...); err != nil {
+	for _, fd := range s.kept {
+		file := os.NewFile(uintptr(fd), fmt.Sprintf("descriptor %d", fd))
+		if a := cmd.SysProcAttr; a != nil && a.Credential != nil && int(a.Credential.Uid) != os.Geteuid() {
+			file.Close()
+			continue
+		}
+		passed.files, passed.roles = append(passed.files, file), append(passed.roles, passedRole{kept, uint32(fd)})
+	}
+	if err := send(s.control, descriptors, rolesBody(passed.roles)...); err != nil {
 		return fmt.Errorf("pass descriptors: %w", err)
 	}
 	cmd.ExtraFiles = append([]*os.File{s.theirs}, passed.files...)

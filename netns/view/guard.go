@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -27,8 +28,9 @@ type Guard struct {
 }
 
 type found struct {
-	files []socketFile
-	err   error
+	files   []socketFile
+	configs map[string][]byte // that are to be the user's, by path
+	err     error
 }
 
 // Events are what a Guard tells. They are called one at a time.
@@ -38,6 +40,9 @@ type Events struct {
 	// Asked says that the program asked for what a word of [Share] would show; once
 	// for each.
 	Asked func(word string)
+	// Unseen says that the program has made a file, or a socket, that nobody else sees;
+	// once for each directory.
+	Unseen func(path string)
 	// Failed says that something of the host is open from now on. Each error is
 	// said once.
 	Failed func(error)
@@ -49,7 +54,7 @@ func Watch(h Host) *Guard {
 	go func() {
 		g.find.awaken()
 		files, err := g.find.first(context.Background())
-		g.first <- found{files, err}
+		g.first <- found{files, g.find.sshFiles(), err}
 	}()
 	return g
 }
@@ -73,8 +78,12 @@ func (g *Guard) Mount() error {
 	if f.err != nil {
 		return fmt.Errorf("look for the host's sockets: %w", f.err)
 	}
+	v := Of(g.host, g.shown)
+	for name, content := range f.configs {
+		v.Files[name] = content
+	}
 	var err error
-	if g.mount, err = Of(g.host, g.shown).mount(f.files); err != nil {
+	if g.mount, err = v.mount(f.files); err != nil {
 		return err
 	}
 	g.find.judge(f.files)
@@ -96,6 +105,7 @@ func (g *Guard) Run(ctx context.Context, program Network, events Events) {
 	for _, word := range g.host.missing() {
 		events.Missing(word)
 	}
+	defer g.mount.forget()
 	go func() { // a file system may hang
 		if err := g.keep(ctx, program, events); err != nil {
 			events.Failed(err)
@@ -105,16 +115,21 @@ func (g *Guard) Run(ctx context.Context, program Network, events Events) {
 		select {
 		case <-ctx.Done():
 			tick.Stop()
-			g.sayAsked(events)
+			g.tell(events)
 			return
 		case <-tick.C:
-			g.sayAsked(events)
+			g.tell(events)
 		}
 	}
 }
 
-// sayAsked says what the program has asked for by now.
-func (g *Guard) sayAsked(events Events) {
+// tell says what the program has asked for and made by now.
+func (g *Guard) tell(events Events) {
+	for _, dir := range g.mount.privates {
+		if name := dir.new(); name != "" {
+			events.Unseen(name)
+		}
+	}
 	g.mount.decoys = slices.DeleteFunc(g.mount.decoys, func(d decoy) bool {
 		asked := d.asked()
 		if asked {
@@ -139,6 +154,7 @@ func oneAtATime(e Events) (once Events, end func()) {
 	once = Events{
 		Missing: func(word string) { first("missing "+word, func() { e.Missing(word) }) },
 		Asked:   func(word string) { first("asked "+word, func() { e.Asked(word) }) },
+		Unseen:  func(path string) { first("unseen "+filepath.Dir(path), func() { e.Unseen(path) }) },
 		Failed:  func(err error) { first("failed "+err.Error(), func() { e.Failed(err) }) },
 	}
 	return once, func() {

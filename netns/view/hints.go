@@ -150,7 +150,7 @@ func (f *finder) firstLink(name string) (link, target string, err error) {
 			return name[:i], string(b[:n]), nil
 		}
 	}
-	return "", "", err
+	return "", "", nil // it is no directory
 }
 
 // awaken has the homes mounted by the automounter if they are on one: the program

@@ -18,7 +18,10 @@ import (
 // still show; nothing goes back. The working directory is the host's until the thread
 // enters it anew.
 func (v View) Mount() error {
-	_, err := v.mount(nil)
+	m, err := v.mount(nil)
+	if err == nil {
+		m.forget()
+	}
 	return err
 }
 
@@ -30,7 +33,7 @@ func (v View) mount(found []socketFile) (*mounter, error) {
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return nil, fmt.Errorf("make mounts private: %w", err)
 	}
-	m := &mounter{view: v, own: map[uint64]bool{}}
+	m := &mounter{view: v, own: map[uint64]bool{}, modes: map[string]uint32{}}
 	if err := m.coverRemote(v.UID, v.Keep); err != nil {
 		return nil, err
 	}
@@ -70,6 +73,9 @@ func (v View) mount(found []socketFile) (*mounter, error) {
 			return nil, fmt.Errorf("make %s read-only: %w", dir, err)
 		}
 	}
+	if err := m.settle(); err != nil {
+		return nil, err
+	}
 	if err := m.close(); err != nil {
 		return nil, err
 	}
@@ -88,16 +94,18 @@ func (v View) mount(found []socketFile) (*mounter, error) {
 
 // mounter works in its thread's mount namespace.
 type mounter struct {
-	view    View
-	scratch *os.File        // a directory to make files and directories in, for binding
-	run     *os.File        // the host's /run, over which that is mounted; nil if it is not
-	stays   bool            // it is there when the view is made
-	made    int             // how many were made there
-	blank   string          // an empty file there, that nobody can open
-	tmpfs   []string        // directories that are the app's own
-	own     map[uint64]bool // and their file systems
-	decoys  []decoy
-	covered int
+	view     View
+	scratch  *os.File          // a directory to make files and directories in, for binding
+	run      *os.File          // the host's /run, over which that is mounted; nil if it is not
+	stays    bool              // it is there when the view is made
+	made     int               // how many were made there
+	blank    string            // an empty file there, that nobody can open
+	tmpfs    []string          // directories that are the app's own
+	modes    map[string]uint32 // of these
+	privates []*private        // of those, the copies
+	own      map[uint64]bool   // and their file systems
+	decoys   []decoy
+	covered  int
 }
 
 // open mounts a file system for what is bound elsewhere. Where the app has a /run of
@@ -108,7 +116,11 @@ func (m *mounter) open() (err error) {
 	if m.run, err = os.OpenFile(at, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0); err != nil {
 		m.run, at = nil, "/mnt"
 	}
-	if err := unix.Mount("appfw", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0755,size=1m"); err != nil {
+	room := 1 << 20 // for what is made there, each a page at most, and what has content
+	for _, content := range m.view.Files {
+		room += len(content)
+	}
+	if err := unix.Mount("appfw", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, fmt.Sprintf("mode=0755,size=%d", room)); err != nil {
 		return fmt.Errorf("mount tmpfs at %s: %w", at, err)
 	}
 	if m.scratch, err = os.OpenFile(at, unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
@@ -151,9 +163,15 @@ func (m *mounter) private(dir string) error {
 	if err != nil && !errors.Is(err, unix.EBADF) { // it may be searched, but not read
 		return err
 	}
-	if err := m.cover(dir, 0o755); err != nil {
+	info, err := old.Stat()
+	if err != nil {
 		return err
 	}
+	writable := unix.Faccessat(unix.AT_FDCWD, fdPath(old), unix.W_OK, unix.AT_EACCESS) == nil
+	if err := m.cover(dir, info.Mode()); err != nil {
+		return err
+	}
+	m.privates = append(m.privates, &private{path: dir, writable: writable})
 	for _, e := range entries {
 		to := filepath.Join(dir, e.Name())
 		if m.isHidden(to) || e.Type()&fs.ModeSocket != 0 && !m.isShown(to) {
@@ -303,7 +321,11 @@ func (m *mounter) replace(path string, content []byte) error {
 	case err != nil:
 		return err
 	}
-	file, err := m.file(content, 0o444)
+	info, err := os.Stat(target)
+	if err != nil {
+		return err
+	}
+	file, err := m.file(content, info.Mode().Perm())
 	if err != nil {
 		return err
 	}
@@ -331,10 +353,12 @@ func (m *mounter) cover(dir string, mode fs.FileMode) error {
 	if mode&fs.ModeSticky != 0 {
 		bits |= unix.S_ISVTX
 	}
-	if err := unix.Mount("appfw", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("mode=%#o", uint32(bits))); err != nil {
+	const filled = 0o700 // until settle: what is shown is made there
+	if err := unix.Mount("appfw", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("mode=%#o", uint32(bits|filled))); err != nil {
 		return err
 	}
 	m.tmpfs = append(m.tmpfs, dir)
+	m.modes[dir] = uint32(bits)
 	var st unix.Stat_t
 	if err := unix.Lstat(dir, &st); err != nil {
 		return err

@@ -37,6 +37,9 @@ type Host struct {
 	Hosts    []byte     // hosts(5); nil if there is none
 	Nsswitch []byte     // nsswitch.conf(5); nil if there is none
 
+	Name string       // of the machine (gethostname(2)); "" leads nowhere
+	Own  []netip.Addr // the program's own addresses, to which that name leads
+
 	UID   int      // the program's user
 	Home  string   // that user's in passwd(5); "" if there is none
 	Dir   string   // the program's working directory; "" if it has none of the host's
@@ -104,15 +107,6 @@ func Of(h Host, shown []string) View {
 		// Its owner may write there without any capability, and so have the
 		// kernel start programs outside (core_pattern, uevent_helper).
 		v.ReadOnly = []string{"/proc/sys", "/proc/sysrq-trigger", "/sys"}
-		return v
-	}
-	// ssh(1) wants these files to be root's or its user's, and with one
-	// user mapped, root's seem to be nobody's. Copies are the user's.
-	config, _ := filepath.Glob("/etc/ssh/ssh_config.d/*.conf")
-	for _, name := range config {
-		if content, err := ReadFile(name); err == nil {
-			v.Files[name] = content
-		}
 	}
 	return v
 }

@@ -16,6 +16,7 @@ import (
 
 func TestNameFiles(t *testing.T) {
 	h := Host{Resolver: netip.MustParseAddr("192.0.0.1"), Resolv: []string{"search example.com", "options ndots:2"}}
+	h.Name, h.Own = "box.example", []netip.Addr{netip.MustParseAddr("192.0.0.2")}
 	resolv := "# appfw answers here, for the names that its policy allows.\nnameserver 192.0.0.1\nsearch example.com\noptions ndots:2\n"
 	local := "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 	for _, tt := range []struct {
@@ -24,10 +25,14 @@ func TestNameFiles(t *testing.T) {
 	}{
 		{"", "", map[string]string{}},
 		{"10.0.0.1 db\n\n# 127.0.0.1 comment\n127.0.1.1\tme me.example # me\n::1 six", "", map[string]string{
-			"/etc/hosts": local + "127.0.1.1\tme me.example # me\n::1 six\n",
+			"/etc/hosts": local + "127.0.1.1 me me.example\n::1 six\n192.0.0.2 box.example box\n",
 		}},
+		{"127.0.0.1 localhost\n::1 six\n172.17.0.2 Box.Example alias\n10.0.0.2 db", "", map[string]string{
+			"/etc/hosts": "127.0.0.1 localhost\n::1 six\n192.0.0.2 Box.Example alias\n",
+		}},
+		{"::1 localhost box.example\nfe80::1%eth0 box.example", "", map[string]string{"/etc/hosts": "::1 localhost box.example\n"}},
 		{"127.0.0.1\nnonsense", "passwd: files systemd\n  hosts: mymachines resolve [!UNAVAIL=return] files\nservices: db", map[string]string{
-			"/etc/hosts": local, "/etc/nsswitch.conf": "passwd: files systemd\nservices: db\nhosts: files dns\n",
+			"/etc/hosts": local + "192.0.0.2 box.example box\n", "/etc/nsswitch.conf": "passwd: files systemd\nservices: db\nhosts: files dns\n",
 		}},
 	} {
 		h.Hosts, h.Nsswitch = nil, nil

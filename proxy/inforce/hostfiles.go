@@ -18,6 +18,7 @@ type HostFiles struct {
 	Resolv   dnsguard.ResolvConf // resolv.conf(5)
 	Hosts    []byte              // hosts(5); nil if there is none
 	Nsswitch []byte              // nsswitch.conf(5); nil if there is none
+	Name     string              // of the machine (gethostname(2)); "" if it has none
 
 	servers func() dnsguard.ResolvConf
 	names   map[policy.Name][]netip.Addr // of Hosts
@@ -35,6 +36,7 @@ func ReadHostFiles() (*HostFiles, error) {
 	}
 	h.servers = dnsguard.HostResolvers("/etc/resolv.conf", time.Now)
 	h.refresh()
+	h.Name, _ = os.Hostname()
 	h.Nsswitch, _ = view.ReadFile("/etc/nsswitch.conf")
 	return h, nil
 }

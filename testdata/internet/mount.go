@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -70,13 +71,16 @@ func (n *Internet) privateEtc(files map[string]string) error {
 	return nil
 }
 
-// SetFile changes a file of the simulated host's own, /etc/resolv.conf for one, at any time.
+// SetFile changes or makes a file of the simulated host's own /etc, at any time.
 func (n *Internet) SetFile(path, text string) {
 	n.t.Helper()
-	if filepath.Dir(path) != "/etc" {
+	if !strings.HasPrefix(filepath.Clean(path), "/etc/") {
 		n.t.Fatalf("internet: the simulated host has no %s of its own", path)
 	}
-	if err := n.host.do(func() error { return os.WriteFile(path, []byte(text), 0o644) }); err != nil {
+	err := n.host.do(func() error {
+		return errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644))
+	})
+	if err != nil {
 		n.t.Fatal("internet: ", err)
 	}
 }
