@@ -3,9 +3,9 @@
 export CGO_ENABLED ?= 0
 
 # Debian packages of the programs that the tests run.
-PACKAGES = bash busybox-static ca-certificates curl dante-server dnsutils fakeroot gcc git gnutls-bin iproute2 iputils-ping libc6-dev \
+PACKAGES = aria2 bash busybox-static ca-certificates connect-proxy curl dante-server dnsutils fakeroot gcc git gnutls-bin iproute2 iputils-ping libc6-dev \
 	libcurl3-gnutls libcurl3-nss libgit2-1.5 musl-tools ncat nftables nginx-light ngtcp2-client nodejs \
-	microsocks openssh-client openssh-server openssl proxychains4 python3 systemd-container tinyproxy tor torsocks wget
+	microsocks openssh-client openssh-server openssl proxychains4 python3 python3-httpx squid systemd-container tinyproxy tor torsocks tsocks wget
 # Other packages of Node.js than Debian's bring it along.
 PACKAGES += $(if $(shell command -v npm),,npm)
 # And of those that appfw is measured beside.

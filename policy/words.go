@@ -57,7 +57,7 @@ func Words() []Word {
 		},
 		{
 			Name: "upstream", Arg: "UPSTREAM", secret: true,
-			Usage: "go out through it: socks5h://HOST:PORT, http://…, https://… or tor; several make a chain; NAME= before it is for via=NAME",
+			Usage: "go out through it: socks5h://HOST:PORT, socks4a://…, http://…, https://… or tor; several make a chain, and URL | URL stand in for each other; NAME= before it is for via=NAME",
 			apply: func(b *builder, l Line) error { return b.settings.upstream(l) },
 		},
 		{

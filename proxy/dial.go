@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"net/netip"
@@ -49,7 +50,7 @@ type reached struct {
 func (f *Flow) dialWay(ctx context.Context, w way) (relay.Stream, error) {
 	if w.chain != nil {
 		at := f.proxy.host(w.dst)
-		return w.chain.Dial(ctx, f.isolation(at), at, w.dst.Port())
+		return w.chain.Dial(ctx, f.isolation(at), at, w.dst.Port(), f.facts.Web)
 	}
 	return dialTCP(ctx, w.dst)
 }
@@ -75,11 +76,7 @@ func (f *Flow) dialName(ctx context.Context, name policy.Name) (relay.Stream, er
 
 // dialTCP connects to an address from the host.
 func dialTCP(ctx context.Context, dst netip.AddrPort) (relay.Stream, error) {
-	conn, err := tcp.DialFar(ctx, dst)
-	if err != nil {
-		return nil, err
-	}
-	return conn, nil
+	return relay.Dialled(tcp.DialFar(ctx, dst))
 }
 
 // resolve resolves a name to those of its addresses that the flow may reach directly.
@@ -135,12 +132,10 @@ func (p *Proxy) chain(name string) *upstream.Chain {
 	if name == policy.Direct {
 		return nil
 	}
-	if p.Chain != nil {
-		if c := p.Chain(name); c != nil {
-			return c
-		}
+	if p.Chain == nil {
+		return noChain
 	}
-	return noChain
+	return cmp.Or(p.Chain(name), noChain)
 }
 
 var noChain = new(upstream.Chain)

@@ -14,6 +14,7 @@ type Facts struct {
 	Scope   *Scope // where it belongs
 	Key     Key
 	Subject Subject
+	Web     bool   // it is for requests for http: URLs, and nothing else
 	Called  string // as what comes closest to a name is written, for the log; may hold any bytes
 }
 

@@ -83,7 +83,7 @@ func TestLingerForBeginnings(t *testing.T) {
 		w.via("", up.URL)
 		g := newFakeGate(t)
 		_, stop := w.served(g, nil)
-		g.show(synPacket(app4, addrPort("192.0.2.1:80")))
+		g.show(synPacket(app4, addrPort("192.0.2.1:443")))
 		receive(t, "the dial", up.Asked)
 		receive(t, "the end", w.lingers(t.Context(), nothingClosed))
 		stop()

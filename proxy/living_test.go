@@ -41,7 +41,7 @@ func TestLiving(t *testing.T) {
 			w.Pins.Living = w.Living
 			fake := newFakeUpstream(t)
 			w.via("up", fake.URL)
-			dst := netip.MustParseAddrPort("11.22.0.10:80")
+			dst := netip.MustParseAddrPort("11.22.0.10:8443")
 			for _, name := range []policy.Name{"a.example", "b.example"} {
 				w.Pins.Give(name, nil, []netip.Addr{dst.Addr()}, w.now())
 			}

@@ -173,6 +173,8 @@ func (f *Flow) how(ctx context.Context, err error) journal.End {
 	garbled, isGarbled := errors.AsType[*relay.Unreadable](err)
 	if isGarbled {
 		f.deny(garbled.Error())
+	} else if text := upstream.Failure(err); text != "" {
+		f.deny(text)
 	}
 	cause := context.Cause(ctx)
 	switch {

@@ -72,22 +72,22 @@ func TestStates(t *testing.T) {
 			s.cancel()
 		}, story: "allow; left: it was not wanted any more", refused: "context canceled"},
 		{name: "failed", rules: "allow NOWHERE", to: "NOWHERE", story: "allow; failed: connection refused", refused: "connection refused"},
-		{name: "failed by the upstream", rules: "allow 192.0.2.1\nupstream UP", to: "192.0.2.1:80", walk: func(t *testing.T, s *stage) {
+		{name: "failed by the upstream", rules: "allow 192.0.2.1\nupstream UP", to: "192.0.2.1:443", walk: func(t *testing.T, s *stage) {
 			s.state(Dialling)
 			s.up.answer <- 502
 		}, story: `allow; failed: UP: it answers "502"`, refused: `UP: it answers "502"`},
-		{name: "the upstream refuses", rules: "allow 192.0.2.1\nupstream UP", to: "192.0.2.1:80", walk: func(t *testing.T, s *stage) {
+		{name: "the upstream refuses", rules: "allow 192.0.2.1\nupstream UP", to: "192.0.2.1:443", walk: func(t *testing.T, s *stage) {
 			s.up.answer <- 403
 		}, story: `allow; allowed, deny: the upstream refuses it: UP: it answers "403"; failed: UP: it answers "403"`, refused: `UP: it answers "403"`},
-		{name: "left while dialling", rules: "allow 192.0.2.1\nupstream UP", to: "192.0.2.1:80", walk: func(t *testing.T, s *stage) {
+		{name: "left while dialling", rules: "allow 192.0.2.1\nupstream UP", to: "192.0.2.1:443", walk: func(t *testing.T, s *stage) {
 			s.state(Dialling)
 			s.cancel()
 		}, story: "allow; left: it was not wanted any more", refused: "context canceled"},
-		{name: "cut while dialling", rules: "allow 192.0.2.1\nupstream UP", to: "192.0.2.1:80", walk: func(t *testing.T, s *stage) {
+		{name: "cut while dialling", rules: "allow 192.0.2.1\nupstream UP", to: "192.0.2.1:443", walk: func(t *testing.T, s *stage) {
 			s.state(Dialling)
 			s.reload("deny 192.0.2.1")
 		}, story: "allow; allowed, deny: the rule deny 192.0.2.1 (p:1) denies it; cut: it was not wanted any more",
-			refused: "denied tcp 192.0.2.1:80: the rule deny 192.0.2.1 (p:1) denies it"},
+			refused: "denied tcp 192.0.2.1:443: the rule deny 192.0.2.1 (p:1) denies it"},
 		{name: "not cut while dialling", rules: "allow HERE", to: "HERE", walk: func(t *testing.T, s *stage) {
 			s.state(Accepting)
 			s.reload("allow any/tcp\nallow 127.0.0.0/8")

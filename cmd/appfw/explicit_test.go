@@ -27,8 +27,8 @@ func TestExplicitEnv(t *testing.T) {
 			slices.Sort(lines)
 			return strings.Join(lines, "")
 		}
-		const want = "ALL_PROXY=socks5h://192.0.0.1:1080\nHTTPS_PROXY=http://192.0.0.1:1080\nHTTP_PROXY=http://192.0.0.1:1080\nNO_PROXY=localhost,127.0.0.1,::1\n" +
-			"all_proxy=socks5h://192.0.0.1:1080\nhttp_proxy=http://192.0.0.1:1080\nhttps_proxy=http://192.0.0.1:1080\nno_proxy=localhost,127.0.0.1,::1\n"
+		const want = "ALL_PROXY=http://192.0.0.1:1080\nHTTPS_PROXY=http://192.0.0.1:1080\nHTTP_PROXY=http://192.0.0.1:1080\nNO_PROXY=localhost,127.0.0.1,::1\n" +
+			"all_proxy=http://192.0.0.1:1080\nhttp_proxy=http://192.0.0.1:1080\nhttps_proxy=http://192.0.0.1:1080\nno_proxy=localhost,127.0.0.1,::1\n"
 		if got := env("--proxy-env", "--", "env"); got != want {
 			t.Errorf("with it:\n%s", got)
 		}
@@ -41,12 +41,15 @@ func TestExplicitEnv(t *testing.T) {
 		w.make("git", "-C", filepath.Join(w.Dir(), "www/repo.git"), "update-server-info")
 		h := w.nginx()
 		const python = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1]).read().decode())"
+		const httpx = "import sys, httpx; r = httpx.get(sys.argv[1], verify=sys.argv[2]); r.raise_for_status(); print(r.text)" // of Debian, which may not be the first python3
 		var programs [][]string
 		for _, scheme := range []string{"http", "https"} {
 			page := scheme + "://web.example/page"
 			programs = append(programs, []string{"curl", "-sSf", page}, []string{"python3", "-c", python, page},
 				[]string{"wget", "-nv", "-t1", "-O-", "--ca-certificate=" + w.CAFile(), page},
-				[]string{"git", "ls-remote", scheme + "://web.example/repo.git"})
+				[]string{"git", "ls-remote", scheme + "://web.example/repo.git"},
+				[]string{"/usr/bin/python3", "-c", httpx, page, w.CAFile()},
+				[]string{"sh", "-c", "aria2c -q --max-tries=1 --no-conf --allow-overwrite=true --ca-certificate=" + w.CAFile() + " -d /tmp -o appfw-aria2-$$ " + page + " && cat /tmp/appfw-aria2-$$; r=$?; rm -f /tmp/appfw-aria2-$$; exit $r"})
 		}
 		for _, c := range programs {
 			// Of a program that asks the proxy, no DNS is denied.

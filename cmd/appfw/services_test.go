@@ -70,7 +70,7 @@ ExecStart=/usr/local/bin/appfw serve --listen 127.100.90.50:1080 --allow example
 	w.denied(m.service(confined, "python3", "-c", `import socket; socket.socket(type=socket.SOCK_DGRAM).sendto(b"?", ("11.22.0.20", 53))`),
 		"Operation not permitted")
 	w.ok(m.run("systemctl", "start", "proxy"))
-	confined = append(confined, "Environment=ALL_PROXY=socks5h://127.100.90.50:1080")
+	confined = append(confined, "Environment=ALL_PROXY=http://127.100.90.50:1080")
 	wants(t, w.ok(curl(confined, "https://example.com/")), "hello from example.com")
 	w.denied(curl(confined, "https://other.example/"), "Can't complete SOCKS5 connection to other.example")
 	w.denied(curl(confined, beside...), "Timeout was reached")

@@ -42,7 +42,7 @@ func TestUnits(t *testing.T) {
 	out := w.ok(systemd("proxy", "a", "--policy", policy, "--dry-run", "--listen", "127.100.90.50:1080"))
 	wants(t, out, "# "+dir+"/a.service.d/zz-appfw.conf\n", "IPAddressDeny=any\nIPAddressAllow=127.100.90.50\n", "InaccessiblePaths=-+/run/dbus ",
 		"ListenStream=127.100.90.50:1080\n",
-		"Environment=ALL_PROXY=socks5h://127.100.90.50:1080 all_proxy=", "ExecStart="+installed+" serve --policy "+policy+"\n")
+		"Environment=ALL_PROXY=http://127.100.90.50:1080 all_proxy=", "ExecStart="+installed+" serve --policy "+policy+"\n")
 	same(untouched...)
 
 	w.ok(systemd("proxy", "a", "--policy", policy))

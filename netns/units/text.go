@@ -167,7 +167,7 @@ IPAddressAllow=
 IPAddressDeny=
 IPAddressDeny=any
 IPAddressAllow={{.Addr}}
-Environment=ALL_PROXY=socks5h://{{.At}} all_proxy=socks5h://{{.At}}
+Environment=ALL_PROXY=http://{{.At}} all_proxy=http://{{.At}}
 Environment=HTTP_PROXY=http://{{.At}} http_proxy=http://{{.At}}
 Environment=HTTPS_PROXY=http://{{.At}} https_proxy=http://{{.At}}
 Environment=NO_PROXY= no_proxy=

@@ -8,10 +8,11 @@ import (
 )
 
 // WithProxy is an environment with the variables by which programs find a proxy, one
-// at the given address that speaks SOCKS5 and HTTP.
+// at the given address that speaks SOCKS5 and HTTP. All say HTTP: where a program carries
+// TCP at all, it goes by CONNECT, and many refuse a SOCKS scheme, or its socks5h.
 func WithProxy(env []string, at netip.AddrPort) []string {
 	for _, v := range []struct{ name, value string }{
-		{"ALL_PROXY", "socks5h://" + at.String()},
+		{"ALL_PROXY", "http://" + at.String()},
 		{"HTTP_PROXY", "http://" + at.String()},
 		{"HTTPS_PROXY", "http://" + at.String()},
 		{"NO_PROXY", "localhost,127.0.0.1,::1"},

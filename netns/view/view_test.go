@@ -123,7 +123,7 @@ func TestEnvironments(t *testing.T) {
 	}
 	got := WithProxy([]string{"all_proxy=x", "ALL_PROXY_X=y"}, netip.MustParseAddrPort("192.0.0.1:1080"))
 	want := []string{
-		"ALL_PROXY_X=y", "ALL_PROXY=socks5h://192.0.0.1:1080", "all_proxy=socks5h://192.0.0.1:1080",
+		"ALL_PROXY_X=y", "ALL_PROXY=http://192.0.0.1:1080", "all_proxy=http://192.0.0.1:1080",
 		"HTTP_PROXY=http://192.0.0.1:1080", "http_proxy=http://192.0.0.1:1080", "HTTPS_PROXY=http://192.0.0.1:1080", "https_proxy=http://192.0.0.1:1080",
 		"NO_PROXY=localhost,127.0.0.1,::1", "no_proxy=localhost,127.0.0.1,::1",
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"appfw/policy"
 	"appfw/proxy"
@@ -62,6 +63,7 @@ func (c *client) enter(user, password string) bool {
 		return true
 	}
 	admit := c.service.Admit
+	user, password = asUTF8(user), asUTF8(password)
 	by := admit(user, password)
 	if c.by = by; by == nil {
 		c.service.Proxy.Log(journal.Event{
@@ -72,6 +74,18 @@ func (c *client) enter(user, password string) bool {
 	c.from.User, c.from.Credentials = user, user+"\x00"+password
 	c.from.Still = func() bool { return admit(user, password) == by }
 	return true
+}
+
+// asUTF8 is text that a client sent in ISO 8859-1, as some do (RFC 7617, 2.1), in UTF-8.
+func asUTF8(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	runes := make([]rune, len(s))
+	for i := range len(s) {
+		runes[i] = rune(s[i])
+	}
+	return string(runes)
 }
 
 // factsTo are those of a flow to where a client asks for.

@@ -108,8 +108,10 @@ func (f *forwarder) connect(ctx context.Context, _, addr string) (net.Conn, erro
 	}
 	results := make(chan result, 1)
 	var stop func() bool
+	facts := factsTo(f.by.Asked(), f.from, policy.TCP, host, port)
+	facts.Web = true
 	wanted := &request{
-		facts: factsTo(f.by.Asked(), f.from, policy.TCP, host, port),
+		facts: facts,
 		watch: func(flow context.Context) context.Context {
 			flow, stop = alongside(flow, ctx)
 			return flow

@@ -72,9 +72,11 @@ func (c *client) greet5() bool {
 		_, err := c.Write([]byte{version, code})
 		return err == nil
 	}
+	offers := func(method byte) bool { return slices.Contains(methods.Methods, method) }
 	switch {
-	case slices.Contains(methods.Methods, statute.MethodUserPassAuth):
-		// Rather than none where both are offered: credentials isolate.
+	case offers(statute.MethodUserPassAuth) && !(offers(statute.MethodNoAuth) && c.service.Admit == nil && !c.service.tellsApart()):
+		// Many who offer it ask people for a password then, or have none, and fail: not
+		// where nothing depends on it.
 		if !say(socks.Version, statute.MethodUserPassAuth) {
 			return false
 		}
@@ -87,10 +89,24 @@ func (c *client) greet5() bool {
 			return false
 		}
 		return say(statute.UserPassAuthVersion, statute.AuthSuccess)
-	case slices.Contains(methods.Methods, statute.MethodNoAuth) && c.open():
+	case offers(statute.MethodNoAuth) && c.open():
 		return say(socks.Version, statute.MethodNoAuth)
 	}
 	say(socks.Version, statute.MethodNoAcceptable)
+	return false
+}
+
+// tellsApart tells whether credentials of clients matter though nobody needs them: flows
+// with others share no circuit of Tor's.
+func (s *Service) tellsApart() bool {
+	p := s.Proxy
+	for name := range p.Policy().Settings().Upstreams {
+		if p.Chain != nil {
+			if chain := p.Chain(name); chain != nil && chain.TellsApart() {
+				return true
+			}
+		}
+	}
 	return false
 }
 

@@ -54,7 +54,7 @@ func conversations(t *testing.T, at string) (rules string, all map[string][]turn
 		"to a name":              append(after(socksTo(1, "a.example", raw), granted5), ping),
 		"in capitals":            append(after(socksTo(1, "A.Example.", raw), granted5), ping),
 		"an address as a name":   append(after("\x05\x01\x00\x03\x09127.0.0.1"+raw, granted5), ping),
-		"with any password":      {{"\x05\x02\x00\x02", "\x05\x02"}, {"\x01\x01u\x01p", "\x01\x00"}, {socksTo(1, "a.example", raw), granted5}, ping},
+		"with any password":      {{"\x05\x01\x02", "\x05\x02"}, {"\x01\x01u\x01p", "\x01\x00"}, {socksTo(1, "a.example", raw), granted5}, ping},
 		"with an empty password": {{"\x05\x01\x02", "\x05\x02"}, {"\x01\x00\x00", "\x01\x00"}, {socksTo(1, "a.example", raw), granted5}, ping},
 		"denied address":         after(socksTo(1, "127.0.0.2", raw), refuse5(2)),
 		"denied name":            after(socksTo(1, "denied.example", raw), refuse5(2)),
@@ -180,7 +180,7 @@ func TestSOCKSReply(t *testing.T) {
 	if err := chain.Append("socks5h://" + refuses); err != nil {
 		t.Fatal(err)
 	}
-	_, refusal := chain.Dial(t.Context(), "", "a.example", 80)
+	_, refusal := chain.Dial(t.Context(), "", "a.example", 80, false)
 	for _, tt := range []struct {
 		err  error
 		want byte

@@ -102,7 +102,7 @@ func (c *client) enterHTTP(w http.ResponseWriter, r *http.Request) bool {
 		return true
 	}
 	_ = c.SetReadDeadline(time.Now().Add(greetTime)) // for the rest of the request
-	w.Header().Set("Proxy-Authenticate", `Basic realm="appfw"`)
+	w.Header().Set("Proxy-Authenticate", `Basic realm="appfw", charset="UTF-8"`)
 	why := "appfw: it needs a user and a password"
 	if given {
 		why = "appfw: the user or the password is wrong"

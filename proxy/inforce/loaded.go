@@ -65,6 +65,7 @@ func chainsOf(s *policy.Settings) (map[string]*upstream.Chain, error) {
 	chains := make(map[string]*upstream.Chain)
 	for name, lines := range s.Upstreams {
 		chain := upstream.New()
+		chain.Isolates = s.Isolate != "" // who says so has a Tor there
 		for _, line := range lines {
 			if err := chain.Append(line.Arg); err != nil {
 				return nil, &policy.SyntaxError{Pos: line.Pos, Msg: err.Error()}
@@ -126,7 +127,7 @@ func (l *Loaded) keep(old *Loaded) {
 		l.Resolvers = old.Resolvers // with their connections
 	}
 	for name, chain := range old.Chains {
-		if same(is.Upstreams[name], was.Upstreams[name]) {
+		if same(is.Upstreams[name], was.Upstreams[name]) && (is.Isolate == "") == (was.Isolate == "") {
 			l.Chains[name] = chain // with its credentials
 		}
 	}

@@ -34,7 +34,7 @@ func (r *Relay) downward() error {
 	for {
 		b, err := ReadReady(r.Out, SmallBuffer)
 		if err == io.EOF {
-			return endOf(r.App)
+			return pass(r.Out, r.App)
 		}
 		if err != nil {
 			return err
@@ -69,7 +69,7 @@ func (r *Relay) downward() error {
 				return err
 			}
 			if eof {
-				return endOf(r.App)
+				return pass(r.Out, r.App)
 			}
 		}
 	}

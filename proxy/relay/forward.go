@@ -26,12 +26,22 @@ func forward(dst, src Stream, count *atomic.Int64) error {
 			}
 		}
 		if eof {
-			return endOf(dst)
+			return pass(src, dst)
 		}
 		if err != nil {
 			return err
 		}
 	}
+}
+
+// pass passes on the end of what src sends, or why it ended before.
+func pass(src, dst Stream) error {
+	if s, ok := src.(interface{ Cause() error }); ok {
+		if err := s.Cause(); err != nil {
+			return err
+		}
+	}
+	return endOf(dst)
 }
 
 // endOf says to dst that no more will come.

@@ -7,11 +7,20 @@ import (
 )
 
 // Stream is a connection that has two directions, of which each ends by itself, and
-// that the kernel can splice.
+// that the kernel can splice. One that has a method Cause says by that why it ended, if
+// that was not in order.
 type Stream interface {
 	net.Conn
 	syscall.Conn
 	CloseWrite() error
+}
+
+// Dialled is a connection that was dialled as a Stream, which is nil if there is an error.
+func Dialled[S Stream](conn S, err error) (Stream, error) {
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
 }
 
 // Reset closes a connection, of TCP by a reset instead of a FIN.

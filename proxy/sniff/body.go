@@ -166,3 +166,30 @@ func (x *Body) Skip(n int64) {
 		x.left -= n
 	}
 }
+
+// Framing is how the body of a message ends that has these values of Transfer-Encoding
+// and of Content-Length. Where readers may differ, it is an error.
+func Framing(codings, lengths []string) (Body, error) {
+	var f fields
+	for _, s := range []struct {
+		to     **string
+		values []string
+	}{{&f.coding, codings}, {&f.length, lengths}} {
+		switch {
+		case len(s.values) > 1:
+			return Body{}, errFraming
+		case len(s.values) == 1:
+			*s.to = &s.values[0]
+		}
+	}
+	return f.framing()
+}
+
+// UntilEnd is a body that ends with the connection.
+func UntilEnd() Body { return Body{kind: bodyEnd} }
+
+// Empty tells whether there is none.
+func (x *Body) Empty() bool { return x.kind == bodyNone }
+
+// Ends tells whether it ends with the connection.
+func (x *Body) Ends() bool { return x.kind == bodyEnd }

@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"appfw/netns/mmsg"
 	"appfw/policy"
 	"appfw/proxy/relay"
@@ -33,18 +35,28 @@ type Association struct {
 // are ErrNoUDP. local tells whether an address is this host's own, by its routes: a
 // proxy elsewhere that relays at one is an error.
 func (c *Chain) Associate(ctx context.Context, isolation, host string, port uint16, local func(netip.Addr) bool) (*Association, error) {
-	if len(c.hops) != 1 || !c.hops[0].socks {
+	if len(c.ways) == 0 {
 		return nil, ErrNoUDP
 	}
+	return each(c, func(way []hop) (*Association, error) {
+		if len(way) != 1 || way[0].kind != socks5 {
+			return nil, ErrNoUDP
+		}
+		h := &way[0]
+		return h.associate(ctx, c.credentials(h, isolation), host, port, local)
+	})
+}
+
+// associate makes an association with the proxy.
+func (h *hop) associate(ctx context.Context, user *url.Userinfo, host string, port uint16, local func(netip.Addr) bool) (*Association, error) {
 	ctx, cancel := context.WithTimeout(ctx, greetTime)
 	defer cancel()
-	h := &c.hops[0]
 	control, err := h.reach(ctx)
 	if err != nil {
 		return nil, failed(ctx, h.text, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = control.SetDeadline(time.Unix(1, 0)) })
-	at, err := associate(control, c.credentials(h, isolation), h.user != nil, local)
+	at, err := associate(control, user, h.user != nil, local)
 	if err == nil && !stop() {
 		err = ctx.Err()
 	}
@@ -56,6 +68,10 @@ func (c *Chain) Associate(ctx context.Context, isolation, host string, port uint
 		control.Close()
 		if errors.Is(err, ErrNoUDP) {
 			return nil, err
+		}
+		if refused, ok := errors.AsType[*chainError](err); ok {
+			refused.hop = h.text
+			return nil, refused
 		}
 		return nil, failed(ctx, h.text, err)
 	}
@@ -99,7 +115,7 @@ func addrOf(b []byte) netip.Addr {
 	return addr.Unmap()
 }
 
-var errNoSOCKS5 = errors.New("it is no SOCKS5 proxy")
+var errNoSOCKS5 = errors.New("it is no SOCKS5 proxy: it answers in another version, or protocol")
 
 // associate asks for an association, and returns where datagrams are sent to. given
 // tells that user is the URL's.
@@ -133,6 +149,7 @@ func enter(conn net.Conn, user *url.Userinfo, given bool) error {
 	if err := ask(conn, hello, answer); err != nil {
 		return err
 	}
+	refused := &chainError{errno: unix.EACCES, err: errCredentials(given), own: true}
 	switch {
 	case answer[0] != socks.Version:
 		return errNoSOCKS5
@@ -148,10 +165,12 @@ func enter(conn net.Conn, user *url.Userinfo, given bool) error {
 			return err
 		}
 		if answer[1] != 0 {
-			return errCredentials(given)
+			return refused
 		}
+	case answer[1] == socks.NoMethod, answer[1] == socks.MethodPassword:
+		return refused
 	case answer[1] != socks.MethodNone:
-		return errCredentials(given)
+		return errors.New("it wants an authentication method that it was not offered")
 	}
 	return nil
 }

@@ -7,7 +7,7 @@
 //	if err := chain.Append("socks5h://127.0.0.1:9050"); err != nil {
 //		return err
 //	}
-//	conn, err := chain.Dial(ctx, "", "example.com", 443)
+//	conn, err := chain.Dial(ctx, "", "example.com", 443, false)
 //	if said := upstream.Failure(err); said != "" {
 //		log.Print(said) // it is the chain that failed
 //	}
@@ -20,13 +20,14 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,12 +36,28 @@ import (
 )
 
 // Chain is a row of proxies that connections go out by, each reached through
-// those before it. The zero value has none, and connects to nothing; make others
-// with New. It may be used by several goroutines once nothing more is appended.
+// those before it. Where others stand in for one that fails, there are several rows.
+// The zero value has none, and connects to nothing; make others with New. It may be
+// used by several goroutines once nothing more is appended.
 type Chain struct {
-	hops   []hop
+	// Isolates has every SOCKS proxy without a user be taken for Tor: it gets credentials
+	// that keep flows apart.
+	Isolates bool
+
+	texts  []string // of the proxies, as people know them
+	ways   [][]hop  // in the order in which they are tried
 	secret [16]byte // of which credentials are made
+
+	mu    sync.Mutex
+	best  int       // of ways: that went last
+	since time.Time // when others before it had failed
 }
+
+// maxWays bounds the rows, which are as many as ways to choose one of each alternative.
+const maxWays = 64
+
+// retryTime is for how long a way that has failed is not tried first.
+const retryTime = 30 * time.Second
 
 const (
 	// chainTime is how long a chain may take to connect. Tor builds circuits and
@@ -59,39 +76,49 @@ func New() *Chain {
 }
 
 // Append adds a proxy at the end, as --upstream gives it: a socks5://, socks5h://,
-// http:// or https:// URL, with user and password if need be, and unix: before a
-// path for a socket (socks5h://unix:/run/tor/socks); or "tor". No error shows the
-// password.
+// socks4a://, http:// or https:// URL, with user and password if need be, and unix:
+// before a path for a socket (socks5h://unix:/run/tor/socks); or "tor". After " | ",
+// there may be others, for when it fails. No error shows the password.
 func (c *Chain) Append(upstream string) error {
-	h, err := parseHop(upstream)
-	if err != nil {
-		return err
+	var texts []string
+	ways := c.ways
+	if len(ways) == 0 {
+		ways = [][]hop{nil}
 	}
-	if h.path != "" && len(c.hops) > 0 {
-		return errors.New("a socket is on this host: it can only be the first of a chain")
+	var longer [][]hop
+	for alternative := range strings.SplitSeq(upstream, " | ") {
+		h, err := parseHop(strings.TrimSpace(alternative))
+		if err != nil {
+			return err
+		}
+		if h.path != "" && len(c.texts) > 0 {
+			return errors.New("a socket is on this host: it can only be the first of a chain")
+		}
+		texts = append(texts, h.text)
+		for _, way := range ways {
+			longer = append(longer, append(slices.Clip(way), h))
+		}
 	}
-	c.hops = append(c.hops, h)
+	if len(longer) > maxWays {
+		return errors.New("there are too many proxies to choose from")
+	}
+	c.texts, c.ways = append(c.texts, strings.Join(texts, " | ")), longer
 	return nil
 }
 
 // String is how people know the chain, without passwords.
-func (c *Chain) String() string {
-	var texts []string
-	for _, h := range c.hops {
-		texts = append(texts, h.text)
-	}
-	return strings.Join(texts, " → ")
-}
+func (c *Chain) String() string { return strings.Join(c.texts, " → ") }
 
 // First are the addresses at which the first proxy may be, as far as its URL
 // says them.
 func (c *Chain) First() (addrs []netip.AddrPort) {
-	if len(c.hops) == 0 {
-		return nil
-	}
-	where := []string{c.hops[0].addr}
-	if c.hops[0].addr == "" && c.hops[0].path == "" {
-		where = localTor
+	var where []string
+	for _, way := range c.ways {
+		if way[0].addr == "" && way[0].path == "" {
+			where = append(where, localTor...)
+		} else {
+			where = append(where, way[0].addr)
+		}
 	}
 	for _, s := range where {
 		host, text, _ := net.SplitHostPort(s) // "" for a socket
@@ -106,58 +133,64 @@ func (c *Chain) First() (addrs []netip.AddrPort) {
 	return addrs
 }
 
+// TellsApart tells whether a proxy of the chain keeps apart who has different
+// credentials.
+func (c *Chain) TellsApart() bool {
+	return slices.ContainsFunc(c.ways, func(way []hop) bool {
+		return slices.ContainsFunc(way, func(h hop) bool { return h.tor || c.Isolates && h.kind == socks5 })
+	})
+}
+
 // Dial connects to host:port beyond the end of the chain; host is a name or an
-// address. Connections that are to share no circuit of Tor's differ in isolation.
-// Errors wrap the errno that the app is to see; Failure says whose they are.
-func (c *Chain) Dial(ctx context.Context, isolation, host string, port uint16) (relay.Stream, error) {
+// address. Connections that are to share no circuit of Tor's differ in isolation. Where
+// the last proxy speaks HTTP, requests for http: URLs are asked of it as such: web tells
+// that nothing else will come; at port 80, what comes first tells. Errors wrap the errno
+// that the app is to see; Failure says whose they are.
+func (c *Chain) Dial(ctx context.Context, isolation, host string, port uint16, web bool) (relay.Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, chainTime)
 	defer cancel()
-	if len(c.hops) == 0 {
-		return nil, &chainError{hop: "there is none", errno: unix.ENETUNREACH, own: true}
-	}
-	conn, err := c.hops[0].reach(ctx)
-	if err != nil {
-		return nil, failed(ctx, c.hops[0].text, err)
-	}
-	for i, h := range c.hops {
-		next := net.JoinHostPort(host, strconv.Itoa(int(port)))
-		if i+1 < len(c.hops) {
-			next = c.hops[i+1].listens()
-		}
-		further, err := h.connect(ctx, conn, next, c.credentials(&h, isolation))
-		if err != nil {
-			conn.Close()
-			return nil, c.failedAt(ctx, i, err)
-		}
-		conn = further
-	}
-	s, err := asStream(conn)
-	if err != nil {
-		conn.Close()
-		return nil, err
-	}
-	return s, nil
+	return each(c, func(way []hop) (relay.Stream, error) {
+		r := &route{way, func(h *hop) *url.Userinfo { return c.credentials(h, isolation) }}
+		return r.dial(ctx, host, port, web)
+	})
 }
 
-// failedAt is the error of a chain whose hop i did not connect to what is next.
-func (c *Chain) failedAt(ctx context.Context, i int, err error) error {
-	refused, ok := errors.AsType[*chainError](err)
-	if !ok {
-		return failed(ctx, c.hops[i].text, err)
+// each tries the ways in their order, from the one that went last on, until one is not
+// at fault. If all are, the first says what to say.
+func each[T any](c *Chain, try func(way []hop) (T, error)) (found T, err error) {
+	if len(c.ways) == 0 {
+		return found, &chainError{hop: "there is none", errno: unix.ENETUNREACH, own: true}
 	}
-	refused.hop = c.hops[i].text
-	if i+1 < len(c.hops) && !refused.own { // the next proxy is not there
-		refused.err = fmt.Errorf("it cannot reach %s: %s", c.hops[i+1].text, refused.cause())
-		refused.errno, refused.own = unix.ENETUNREACH, true
+	c.mu.Lock()
+	if c.best > 0 && time.Since(c.since) > retryTime {
+		c.best = 0
 	}
-	return refused
+	first := c.best
+	c.mu.Unlock()
+	for i := range c.ways {
+		n := (first + i) % len(c.ways)
+		x, failed := try(c.ways[n])
+		fault, ok := errors.AsType[*chainError](failed)
+		if failed == nil || !ok || !fault.own {
+			if i > 0 {
+				c.mu.Lock()
+				c.best, c.since = n, time.Now()
+				c.mu.Unlock()
+			}
+			return x, failed
+		}
+		if err == nil {
+			err = failed
+		}
+	}
+	return found, err
 }
 
-// credentials are those that the URL has. Without any, a SOCKS proxy gets some
-// made up for this run and the isolation: Tor puts no two streams with different
-// ones on one circuit (IsolateSOCKSAuth of tor(1)); others take no notice.
+// credentials are those that the URL has. Without any, Tor gets some made up for this
+// run and the isolation: it puts no two streams with different ones on one circuit
+// (IsolateSOCKSAuth of tor(1)).
 func (c *Chain) credentials(h *hop, isolation string) *url.Userinfo {
-	if h.user != nil || !h.isolate {
+	if h.user != nil || h.kind != socks5 || !h.tor && !c.Isolates {
 		return h.user
 	}
 	mac := hmac.New(sha256.New, c.secret[:])

@@ -83,9 +83,16 @@ func TestChainAnswers(t *testing.T) {
 		{"HTTP/2", "http", []string{"HTTP/2 200\r\n\r\n"}, unix.ENETUNREACH, down, "no HTTP proxy"},
 		{"an SSH server", "http", []string{"SSH-2.0-OpenSSH 200\r\n\r\n"}, unix.ENETUNREACH, down, "no HTTP proxy"},
 		{"no CONNECT", "http", []string{"HTTP/1.1 405 No\r\n\r\n"}, unix.EACCES, false, "405"},
-		{"too many requests", "http", []string{"HTTP/1.1 429 Slowly\r\n\r\n"}, unix.EHOSTUNREACH, false, "429"},
+		{"too many requests", "http", []string{"HTTP/1.1 429 Slowly\r\n\r\n"}, unix.EHOSTUNREACH, down, `"429": it has been asked too often`},
+		{"a redirection", "http", []string{"HTTP/1.1 302 Found\r\nLocation: http://login.example/\r\n\r\n"}, unix.EACCES, down, "to http://login.example/; it may want a login there"},
+		{"NTLM and Negotiate", "http", []string{"HTTP/1.1 407 x\r\nProxy-Authenticate: NTLM\r\nProxy-Authenticate: Negotiate\r\n\r\n"}, unix.EACCES, down, "it knows users by NTLM or Negotiate alone, and not by Basic"},
+		{"NTLM and Basic", "http", []string{"HTTP/1.1 407 x\r\nProxy-Authenticate: NTLM\r\nProxy-Authenticate: Basic realm=\"x\"\r\n\r\n"}, unix.EACCES, down, "does not take the user and password"},
+		{"Digest and Bearer in a line", "http", []string{"HTTP/1.1 407 x\r\nProxy-Authenticate: Digest realm=\"x\", nonce=\"y\", Bearer\r\n\r\n"}, unix.EACCES, down, "by Digest or Bearer alone"},
+		{"what is only informational", "http", []string{"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"}, 0, false, ""},
+		{"nothing but what is informational", "http", []string{strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 100)}, unix.EHOSTUNREACH, false, "100"},
+		{"not implemented", "http", []string{"HTTP/1.1 501 No\r\n\r\n"}, unix.EACCES, false, "501"},
 		{"a server that hangs up", "http", []string{""}, unix.ENETUNREACH, down, "is it an HTTP proxy?"},
-		{"a SOCKS server", "http", []string{"\x05\xff"}, unix.ENETUNREACH, down, "EOF"},
+		{"a SOCKS server", "http", []string{"\x05\xff"}, unix.ENETUNREACH, down, "no HTTP proxy"},
 		{"half a head", "http", []string{"HTTP/1.1 200 OK\r\nX: "}, unix.ENETUNREACH, down, "EOF"},
 		{"an endless head", "http", []string{"HTTP/1.1 200 OK\r\n" + strings.Repeat("X: y\r\n", 5000)}, unix.ENETUNREACH, down, "does not end"},
 		{"nothing", "http", nil, unix.ENETUNREACH, down, ""},
@@ -93,7 +100,7 @@ func TestChainAnswers(t *testing.T) {
 	} {
 		t.Run(tt.scheme+": "+tt.about, func(t *testing.T) {
 			c := chainOf(t, tt.scheme+"://user:geheim@"+server(t, script(tt.answers...)))
-			conn, err := c.Dial(t.Context(), "", "a.example", 80)
+			conn, err := c.Dial(t.Context(), "", "a.example", 443, false)
 			if err == nil {
 				conn.Close()
 			}
@@ -117,7 +124,7 @@ func TestChainAnswers(t *testing.T) {
 func TestChainWantsUser(t *testing.T) {
 	for scheme, answer := range map[string]string{"socks5h": "\x05\xff", "http": "HTTP/1.1 407 x\r\n\r\n"} {
 		c := chainOf(t, scheme+"://"+server(t, script(answer)))
-		if _, err := c.Dial(t.Context(), "", "a.example", 80); err == nil || !strings.Contains(Failure(err), "it wants a user and a password, which the URL does not have") {
+		if _, err := c.Dial(t.Context(), "", "a.example", 443, false); err == nil || !strings.Contains(Failure(err), "it wants a user and a password, which the URL does not have") {
 			t.Errorf("%s: %v", scheme, err)
 		}
 	}
@@ -149,7 +156,7 @@ func TestChainKeepsWhatFollows(t *testing.T) {
 				}
 				_, _ = io.Copy(io.Discard, c)
 			})
-			conn, err := chainOf(t, scheme+"://"+addr).Dial(t.Context(), "", "a.example", 25)
+			conn, err := chainOf(t, scheme+"://"+addr).Dial(t.Context(), "", "a.example", 25, false)
 			if err != nil {
 				t.Fatal(scheme, err)
 			}
@@ -180,13 +187,13 @@ func TestChainOfThree(t *testing.T) {
 				trust(c, secure)
 			}
 			if i > 0 {
-				want = append(want, c.hops[i].addr)
+				want = append(want, c.ways[0][i].addr)
 			}
 		}
 		r.mu.Lock()
 		r.asked = nil
 		r.mu.Unlock()
-		conn, err := c.Dial(t.Context(), "", "name.example", 443)
+		conn, err := c.Dial(t.Context(), "", "name.example", 443, false)
 		if err != nil {
 			t.Errorf("%v: %v", c, err)
 			continue
@@ -202,22 +209,22 @@ func TestChainOfThree(t *testing.T) {
 	}
 
 	// A certificate that nobody trusts.
-	_, err := chainOf(t, secure.URL).Dial(t.Context(), "", "name.example", 443)
+	_, err := chainOf(t, secure.URL).Dial(t.Context(), "", "name.example", 443, false)
 	if !errors.Is(err, unix.ENETUNREACH) || Failure(err) == "" || !strings.Contains(err.Error(), "certificate") {
 		t.Error(err)
 	}
 	// A proxy in the middle that is not there is none of the destination's.
 	gone := closedPort(t)
-	_, err = chainOf(t, urls[0], "http://"+gone, urls[1]).Dial(t.Context(), "", "name.example", 443)
+	_, err = chainOf(t, urls[0], "http://"+gone, urls[1]).Dial(t.Context(), "", "name.example", 443, false)
 	if !errors.Is(err, unix.ENETUNREACH) || Failure(err) == "" || !strings.Contains(err.Error(), "it cannot reach http://"+gone+": connection refused") {
 		t.Error(err)
 	}
-	_, err = chainOf(t, "http://"+gone).Dial(t.Context(), "", "name.example", 443)
+	_, err = chainOf(t, "http://"+gone).Dial(t.Context(), "", "name.example", 443, false)
 	if !errors.Is(err, unix.ENETUNREACH) || Failure(err) == "" || !strings.Contains(err.Error(), "http://"+gone+": connect: connection refused") {
 		t.Error(err)
 	}
 	// A chain of no proxies connects to nothing.
-	if _, err = New().Dial(t.Context(), "", "127.0.0.1", 80); !errors.Is(err, unix.ENETUNREACH) {
+	if _, err = New().Dial(t.Context(), "", "127.0.0.1", 80, false); !errors.Is(err, unix.ENETUNREACH) {
 		t.Error(err)
 	}
 }
@@ -232,7 +239,7 @@ func TestChainUnixSocket(t *testing.T) {
 	}
 	serve(t, l, socksServer(r.dial))
 	c := chainOf(t, "socks5h://unix:"+path)
-	conn, err := c.Dial(t.Context(), "", "2001:db8::1", 443)
+	conn, err := c.Dial(t.Context(), "", "2001:db8::1", 443, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +249,7 @@ func TestChainUnixSocket(t *testing.T) {
 	if fmt.Sprint(r.asked) != "[[2001:db8::1]:443]" {
 		t.Error(r.asked)
 	}
-	_, err = chainOf(t, "http://unix:"+path+"x").Dial(t.Context(), "", "a.example", 80)
+	_, err = chainOf(t, "http://unix:"+path+"x").Dial(t.Context(), "", "a.example", 443, false)
 	if !errors.Is(err, unix.ENETUNREACH) || Failure(err) == "" {
 		t.Error(err)
 	}
@@ -252,7 +259,7 @@ func TestChainUnixSocket(t *testing.T) {
 func TestChainCredentials(t *testing.T) {
 	c, other := chainOf(t, "tor", "http://h:1", "socks5h://me:geheim@h:2"), chainOf(t, "tor")
 	of := func(c *Chain, hop int, isolation string) string {
-		return fmt.Sprint(c.credentials(&c.hops[hop], isolation))
+		return fmt.Sprint(c.credentials(&c.ways[0][hop], isolation))
 	}
 	a, b := of(c, 0, "a"), of(c, 0, "b")
 	if a != of(c, 0, "a") || a == b || a == of(other, 0, "a") || len(a) < 40 {
@@ -266,10 +273,10 @@ func TestChainCredentials(t *testing.T) {
 	}
 }
 
-// Nothing but the destination is waited for: a proxy that does not greet fails soon.
+// Nothing but the destination is waited for: a proxy that does not answer fails soon.
 func TestChainSilent(t *testing.T) {
 	noLeak(t)
-	for _, scheme := range []string{"socks5h", "https"} {
+	for scheme, want := range map[string]error{"socks5h": errSilentSOCKS, "https": errSilent, "http": errSilentHTTP} {
 		t.Run(scheme, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h, err := parseHop(scheme + "://h:1")
@@ -283,13 +290,37 @@ func TestChainSilent(t *testing.T) {
 				started := time.Now()
 				ctx, cancel := context.WithTimeout(t.Context(), chainTime)
 				defer cancel()
-				_, err = h.connect(ctx, here, "a.example:80", nil)
-				if took := time.Since(started); !errors.Is(err, errSilent) && !strings.Contains(fmt.Sprint(err), errSilent.Error()) || took != greetTime {
+				if _, err = h.secured(ctx, here); err == nil {
+					err = h.ask(ctx, here, "a.example", 443, nil, func(context.Context) error {
+						time.Sleep(silence) // of synctest: as long as it takes that nobody answers
+						return errSilent
+					})
+				}
+				if took := time.Since(started); err != want || took != greetTime {
 					t.Errorf("after %v: %v", took, err)
 				}
 			})
 		})
 	}
+}
+
+// An HTTP proxy that answers others is waited for: it is its destination that is slow.
+func TestChainSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		defer there.Close()
+		defer here.Close()
+		go func() {
+			_, _ = there.Read(make([]byte, 1000))
+			time.Sleep(time.Minute) // of synctest
+			_, _ = io.WriteString(there, "HTTP/1.1 200 OK\r\n\r\n")
+		}()
+		asked := 0
+		err := connectHTTP(t.Context(), here, "a.example:443", nil, func(context.Context) error { asked++; return nil })
+		if err != nil || asked != 1 {
+			t.Errorf("%v, asked %d times", err, asked)
+		}
+	})
 }
 
 // A proxy that says nothing is not waited for when nobody wants the answer.
@@ -310,11 +341,11 @@ func TestChainCancelled(t *testing.T) {
 			<-heard
 			cancel()
 		}()
-		if _, err := c.Dial(ctx, "", "a.example", 80); !errors.Is(err, context.Canceled) || Failure(err) != "" {
+		if _, err := c.Dial(ctx, "", "a.example", 443, false); !errors.Is(err, context.Canceled) || Failure(err) != "" {
 			t.Errorf("%s: %v", scheme, err)
 		}
 		ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
-		if _, err := c.Dial(ctx, "", "a.example", 80); !errors.Is(err, unix.ENETUNREACH) || Failure(err) == "" {
+		if _, err := c.Dial(ctx, "", "a.example", 443, false); !errors.Is(err, unix.ENETUNREACH) || Failure(err) == "" {
 			t.Errorf("%s: %v", scheme, err)
 		}
 		cancel()

@@ -19,6 +19,8 @@ type chainError struct {
 	errno unix.Errno
 	err   error // may be nil: errno says it
 	own   bool  // it is the chain's own failure, not the destination's
+
+	noTunnel bool // it is of the tunnel, and not of what would go by it
 }
 
 func (e *chainError) Error() string { return e.hop + ": " + e.cause() }
@@ -37,7 +39,7 @@ func failed(ctx context.Context, hop string, err error) error {
 	if ctx.Err() == context.Canceled {
 		return ctx.Err()
 	}
-	return &chainError{hop, unix.ENETUNREACH, err, true}
+	return &chainError{hop: hop, errno: unix.ENETUNREACH, err: err, own: true}
 }
 
 // errCredentials says that a proxy refuses who asks. given tells whether the URL has

@@ -22,12 +22,12 @@ func Example() {
 	fmt.Println(chain.Append("ftp://proxy.example"))
 	// Output:
 	// tor → https://proxy.example:443 by [127.0.0.1:9050 127.0.0.1:9150]
-	// "ftp" is no scheme of an upstream; there are socks5h, socks5, http and https
+	// "ftp" is no scheme of an upstream; there are socks5h, socks5, socks4a, http, https and tor
 }
 
 func ExampleChain_Dial() {
 	chain := upstream.New() // without a proxy it connects to nothing
-	conn, err := chain.Dial(context.Background(), "", "example.com", 80)
+	conn, err := chain.Dial(context.Background(), "", "example.com", 80, false)
 	if err != nil {
 		fmt.Println(upstream.Failure(err))
 		fmt.Println("the app is told that the network is unreachable:", errors.Is(err, unix.ENETUNREACH))

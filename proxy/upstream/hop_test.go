@@ -22,6 +22,11 @@ func TestParseUpstream(t *testing.T) {
 		{"socks5h://unix:/run/tor/socks", "socks5h://unix:/run/tor/socks", "", "/run/tor/socks", ""},
 		{"http://me:geheim@unix:/run/a@b?c", "http://unix:/run/a@b?c", "", "/run/a@b?c", "me:geheim"},
 		{"tor", "tor", "", "", ""},
+		{"tor://h", "tor://h:9050", "h:9050", "", ""},
+		{"tor://unix:/x", "tor://unix:/x", "", "/x", ""},
+		{"socks4a://h", "socks4a://h:1080", "h:1080", "", ""},
+		{"socks4a://me@h:1", "socks4a://h:1", "h:1", "", "me:"},
+		{"http://mé:gehéim€@h:1", "http://h:1", "h:1", "", "mé:gehéim€"},
 	} {
 		h, err := parseHop(tt.in)
 		user := ""
@@ -39,7 +44,9 @@ func TestParseUpstream(t *testing.T) {
 		"127.0.0.1:9050":               "no scheme",
 		"me:geheim@h:1":                "no scheme",
 		"ftp://h:1":                    `"ftp" is no scheme of an upstream`,
-		"socks4a://me:geheim@h:1":      `"socks4a" is no scheme of an upstream`,
+		"socks4a://me:geheim@h:1":      "SOCKS4 has a user and no password",
+		"socks6://me:geheim@h:1":       `"socks6" is no scheme of an upstream`,
+		"tor | ftp://me:geheim@h:1":    `"ftp" is no scheme of an upstream`,
 		"SOCKS5://h:1":                 "no scheme of an upstream",
 		"socks5h://":                   "a host and a port",
 		"socks5h://:1080":              "a host and a port",

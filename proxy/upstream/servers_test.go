@@ -135,7 +135,7 @@ func connectServer(dial func(target string) (net.Conn, error)) http.Handler {
 func trust(c *Chain, s *httptest.Server) {
 	pool := x509.NewCertPool()
 	pool.AddCert(s.Certificate())
-	c.hops[len(c.hops)-1].tls.RootCAs = pool
+	c.ways[0][len(c.ways[0])-1].tls.RootCAs = pool
 }
 
 // road records where proxies were asked to go. Names are all of one server.

@@ -3,89 +3,55 @@ package upstream
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"time"
 
-	"golang.org/x/net/proxy"
 	"golang.org/x/sys/unix"
 
 	"appfw/proxy/upstream/socks"
 )
 
-// connectSOCKS is CONNECT of SOCKS5 (RFC 1928, 4). given tells that user is the URL's.
-func connectSOCKS(ctx context.Context, conn net.Conn, target string, user *url.Userinfo, given bool) error {
-	var auth *proxy.Auth
-	if user != nil {
-		password, _ := user.Password()
-		auth = &proxy.Auth{User: user.Username(), Password: password}
+// greeting has what reads from conn wait for greetTime at most, as what a proxy says to
+// it needs nobody else. The time begins anew with ctx's own end when it is over.
+func greeting(ctx context.Context, conn net.Conn, greet func() error) error {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	late := time.AfterFunc(greetTime, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	err := greet()
+	if !late.Stop() && errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
+		return errSilentSOCKS
 	}
-	d, err := proxy.SOCKS5("tcp", "", auth, nil)
-	if err != nil {
-		return err
-	}
-	on, ok := d.(interface {
-		DialWithConn(context.Context, net.Conn, string, string) (net.Addr, error)
-	})
-	if !ok {
-		return errors.New("golang.org/x/net/proxy cannot use a connection that is there")
-	}
-	heard := &recorder{Conn: conn, ctx: ctx, given: given}
-	if _, err = on.DialWithConn(ctx, heard, "tcp", target); err != nil {
-		if refusal := heard.failure(); refusal != nil {
-			return refusal
-		}
+	if !stop() && err == nil {
+		return context.Cause(ctx)
 	}
 	return err
 }
 
-// recorder keeps what a SOCKS server says: of its reply code, the library makes
-// nothing but text.
-type recorder struct {
-	net.Conn
-	ctx   context.Context
-	given bool // the URL has a user
-	said  []byte
-}
-
-// Read bounds the time for the first word; what follows may need the destination.
-func (r *recorder) Read(b []byte) (int, error) {
-	first := len(r.said) == 0
-	if first {
-		late := time.AfterFunc(greetTime, func() { _ = r.Conn.SetReadDeadline(time.Unix(1, 0)) })
-		defer late.Stop()
+// connectSOCKS5 is CONNECT of SOCKS5 (RFC 1928, 4). given tells that user is the URL's.
+func connectSOCKS5(ctx context.Context, conn net.Conn, host string, port uint16, user *url.Userinfo, given bool) error {
+	if len(host) > 255 {
+		return &chainError{errno: unix.EHOSTUNREACH, err: errors.New("the name is longer than 255 bytes")}
 	}
-	n, err := r.Conn.Read(b)
-	if first && errors.Is(err, os.ErrDeadlineExceeded) && r.ctx.Err() == nil {
-		err = errSilentSOCKS
+	if err := greeting(ctx, conn, func() error { return enter(conn, user, given) }); err != nil {
+		return err
 	}
-	r.said = append(r.said, b[:min(n, max(0, 8-len(r.said)))]...)
-	return n, err
-}
-
-// failure is what the server's refusal means (RFC 1928, 3 and 6); nil if it
-// gave none.
-func (r *recorder) failure() error {
-	said := r.said
-	if len(said) < 2 || said[0] != socks.Version {
-		return nil
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
+	if _, err := conn.Write(socks.AppendAddress([]byte{socks.Version, socks.CommandConnect, 0}, host, port)); err != nil {
+		return err
 	}
-	method := said[1]
-	said = said[2:]
-	if method == socks.MethodPassword { // RFC 1929, 2
-		if len(said) >= 2 && said[1] != 0 {
-			return &chainError{errno: unix.EACCES, err: errCredentials(r.given), own: true}
-		}
-		said = said[min(2, len(said)):]
+	var answer [4]byte
+	if n, err := io.ReadFull(conn, answer[:]); err != nil && (n < 2 || answer[1] == 0) {
+		return err
 	}
-	if method == socks.NoMethod {
-		return &chainError{errno: unix.EACCES, err: errCredentials(r.given), own: true}
+	if answer[0] != socks.Version {
+		return errNoSOCKS5
 	}
-	if len(said) < 2 || said[0] != socks.Version || said[1] == 0 {
-		return nil
-	}
-	switch said[1] {
+	switch answer[1] {
+	case 0:
+		return skipAddress(conn, answer[3])
 	case 2: // not allowed by the ruleset
 		return &chainError{errno: unix.EACCES}
 	case 3:
@@ -94,4 +60,68 @@ func (r *recorder) failure() error {
 		return &chainError{errno: unix.ECONNREFUSED}
 	}
 	return &chainError{errno: unix.EHOSTUNREACH}
+}
+
+// skipAddress reads the address of the proxy's own side, which nobody needs.
+func skipAddress(conn net.Conn, kind byte) error {
+	var rest [257]byte
+	n := map[byte]int{socks.AddressIPv4: 4 + 2, socks.AddressIPv6: 16 + 2}[kind]
+	if kind == socks.AddressName {
+		if _, err := io.ReadFull(conn, rest[:1]); err != nil {
+			return err
+		}
+		n = int(rest[0]) + 2
+	}
+	if n == 0 {
+		return errors.New("its answer has an unknown address type")
+	}
+	_, err := io.ReadFull(conn, rest[:n])
+	return err
+}
+
+// Of SOCKS4 (its authors' memo, and the one on 4A).
+const (
+	socks4Version = 4
+	socks4Connect = 1
+	socks4Granted = 90
+	socks4Ident   = 92 // and 93: it asks the host of the client who its user is
+)
+
+// connectSOCKS4 is CONNECT of SOCKS4, and of 4A for names.
+func connectSOCKS4(ctx context.Context, conn net.Conn, host string, port uint16, user *url.Userinfo) error {
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
+	at := [4]byte{0, 0, 0, 1} // a name follows
+	addr, err := netip.ParseAddr(host)
+	switch addr = addr.Unmap(); {
+	case err == nil && !addr.Is4():
+		return &chainError{errno: unix.ENETUNREACH, err: errors.New("SOCKS4 carries no IPv6")}
+	case err == nil && addr.As4()[0] == 0:
+		return &chainError{errno: unix.ENETUNREACH, err: errors.New("SOCKS4 has other meanings for the address")}
+	case err == nil:
+		at = addr.As4()
+	}
+	request := append([]byte{socks4Version, socks4Connect, byte(port >> 8), byte(port)}, at[:]...)
+	if user != nil {
+		request = append(request, user.Username()...)
+	}
+	request = append(request, 0)
+	if err != nil {
+		request = append(append(request, host...), 0)
+	}
+	if _, err := conn.Write(request); err != nil {
+		return err
+	}
+	var answer [8]byte
+	if _, err := io.ReadFull(conn, answer[:]); err != nil {
+		return err
+	}
+	switch {
+	case answer[0] != 0 && answer[0] != socks4Version:
+		return errors.New("it is no SOCKS4 proxy")
+	case answer[1] == socks4Granted:
+		return nil
+	case answer[1] == socks4Ident, answer[1] == socks4Ident+1:
+		return &chainError{errno: unix.EACCES, err: errors.New("it does not take the user"), own: true}
+	}
+	return &chainError{errno: unix.ECONNREFUSED, err: errors.New("it refuses, or cannot connect")}
 }

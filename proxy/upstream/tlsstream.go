@@ -24,11 +24,23 @@ func asStream(conn net.Conn) (relay.Stream, error) {
 	if !ok {
 		return nil, fmt.Errorf("a connection of type %T cannot be relayed", conn)
 	}
+	ends, err := socketpair()
+	if err != nil {
+		return nil, err
+	}
+	t := &tlsStream{UnixConn: ends[0], inner: ends[1], secure: secure, sent: make(chan struct{})}
+	go t.send()
+	go t.receive()
+	return t, nil
+}
+
+// socketpair makes a pair of sockets (socketpair(2)), of which the kernel can splice the
+// first.
+func socketpair() (ends [2]*net.UnixConn, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, os.NewSyscallError("socketpair", err)
+		return ends, os.NewSyscallError("socketpair", err)
 	}
-	var ends [2]*net.UnixConn
 	for i, fd := range fds {
 		f := os.NewFile(uintptr(fd), "pair")
 		c, err := net.FileConn(f)
@@ -39,14 +51,11 @@ func asStream(conn net.Conn) (relay.Stream, error) {
 			} else {
 				unix.Close(fds[1])
 			}
-			return nil, err
+			return ends, err
 		}
 		ends[i] = c.(*net.UnixConn)
 	}
-	t := &tlsStream{UnixConn: ends[0], inner: ends[1], secure: secure, sent: make(chan struct{})}
-	go t.send()
-	go t.receive()
-	return t, nil
+	return ends, nil
 }
 
 // tlsStream is the end of a pair of sockets; at the other, TLS is added.

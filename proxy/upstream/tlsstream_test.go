@@ -26,7 +26,7 @@ func secured(t *testing.T, handler func(net.Conn)) relay.Stream {
 	t.Cleanup(s.Close)
 	c := chainOf(t, s.URL)
 	trust(c, s)
-	conn, err := c.Dial(t.Context(), "", "a.example", 80)
+	conn, err := c.Dial(t.Context(), "", "a.example", 443, false)
 	if err != nil {
 		t.Fatal(err)
 	}

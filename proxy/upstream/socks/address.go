@@ -19,6 +19,7 @@ const (
 	MethodNone     = 0
 	MethodPassword = 2 // RFC 1929
 	NoMethod       = 0xff
+	CommandConnect = 1
 	CommandUDP     = 3 // UDP ASSOCIATE
 	AddressIPv4    = 1
 	AddressName    = 3
