@@ -44,16 +44,17 @@ func TestCheckInherited(t *testing.T) {
 	}
 	closed := open(os.DevNull)
 	closed.Close()
+	const isSocket = "it is a socket, by which the program would reach the network; put a pipe before it: cat | appfw run … | cat"
 	for _, tt := range []struct {
 		what string
 		file *os.File
 		want string
 	}{
-		{"a directory", open("/"), "/ is a directory"},
-		{"TCP", socket(unix.AF_INET, unix.SOCK_STREAM), "it is a socket"},
-		{"UDP", socket(unix.AF_INET, unix.SOCK_DGRAM), "it is a socket"},
-		{"a stream that is not connected", socket(unix.AF_UNIX, unix.SOCK_STREAM), "it is a socket"},
-		{"a pair of datagrams", pair(unix.SOCK_DGRAM), "it is a socket"},
+		{"a directory", open("/"), "/ is a directory, by which the program would see files that are hidden from it; redirect it"},
+		{"TCP", socket(unix.AF_INET, unix.SOCK_STREAM), isSocket},
+		{"UDP", socket(unix.AF_INET, unix.SOCK_DGRAM), isSocket},
+		{"a stream that is not connected", socket(unix.AF_UNIX, unix.SOCK_STREAM), isSocket},
+		{"a pair of datagrams", pair(unix.SOCK_DGRAM), isSocket},
 		{"a pair of streams", pair(unix.SOCK_STREAM), "<nil>"},
 		{"a device", open(os.DevNull), "<nil>"},
 		{"closed", closed, "<nil>"},

@@ -151,7 +151,7 @@ func (p *plainStream) first() (*message.Request, error) {
 	for {
 		b := p.from.Buffered()
 		if len(b) > 0 {
-			if _, state, err := sniff.Identify(b, false); err != nil || state == sniff.Nameless && !startsRequest(b) || b[0] < ' ' && b[0] != '\r' && b[0] != '\n' {
+			if _, state, err := sniff.Identify(b, false); err != nil || state == sniff.Watched || state == sniff.Nameless && !startsRequest(b) || b[0] < ' ' && b[0] != '\r' && b[0] != '\n' {
 				return nil, nil
 			}
 			if r, err := message.ReadRequest(b); r != nil || err != nil {
