@@ -5,9 +5,15 @@ export CGO_ENABLED ?= 0
 # Debian packages of the programs that the tests run.
 PACKAGES = aria2 bash busybox-static ca-certificates connect-proxy curl dante-server dnsutils fakeroot gcc git gnutls-bin iproute2 iputils-ping libc6-dev \
 	libcurl3-gnutls libcurl3-nss libgit2-1.5 musl-tools ncat nftables nginx-light ngtcp2-client nodejs \
+	$(SERVERS) \
 	microsocks openssh-client openssh-server openssl proxychains4 python3 python3-httpx squid systemd-container tinyproxy tor torsocks tsocks wget
 # Other packages of Node.js than Debian's bring it along.
 PACKAGES += $(if $(shell command -v npm),,npm)
+# Servers that differ in what they take for a request or a handshake.
+SERVERS = daphne default-jdk-headless haproxy libevent-dev libhttp-daemon-perl libjakarta-annotation-api-java \
+	libjetty9-java libmbedtls-dev libmicrohttpd-dev libnss3-tools libtomcat10-embed-java lighttpd merecat mini-httpd \
+	php-cli puma python3-aiohttp python3-cheroot python3-gunicorn python3-hypercorn python3-tornado python3-twisted \
+	python3-uvicorn python3-waitress python3-werkzeug ruby-webrick starman varnish webfs
 # And of those that appfw is measured beside.
 PEERS = bubblewrap dnsmasq-base dnsperf firejail passt slirp4netns uidmap unbound
 
@@ -47,11 +53,14 @@ race: ## those tests under the race detector that it may tell something
 
 # Every fuzz target for a while: make fuzz FUZZTIME=10m
 FUZZTIME = 30s
+# So many requests TestServers plays to each server then.
+MUTATIONS = 5000
 fuzz: ## look for inputs that break a parser, FUZZTIME for each fuzz target
 	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' cmd dnsguard netns policy proxy | sort | \
 	while IFS=: read -r file func; do \
 		set -x; go test -run '^$$' -fuzz "^$${func#func }\$$" -fuzztime $(FUZZTIME) "./$${file%/*}" </dev/null || exit; { set +x; } 2>/dev/null; \
 	done
+	go test -count=1 -timeout 0 -run '^TestServers' ./cmd/appfw -mutations $(MUTATIONS)
 
 # Root keeps its files there, and nothing else.
 cover: ## how much of proxy is tested without root

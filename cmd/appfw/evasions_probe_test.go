@@ -155,6 +155,14 @@ func (c *helloConn) Write(b []byte) (int, error) {
 			time.Sleep(pause)
 			write(b[len(b)*i/5 : len(b)*(i+1)/5]...)
 		}
+	case "behind": // what is said first
+		text, bad := strconv.Unquote(`"` + c.second + `"`)
+		write(append([]byte(text), b...)...)
+		return len(b), errors.Join(bad, err)
+	case "version": // of the record; the one of the message stays
+		version, bad := strconv.Atoi(c.second)
+		write(append([]byte{b[0], byte(version)}, b[2:]...)...)
+		return len(b), errors.Join(bad, err)
 	case "later": // after another record
 		write(append([]byte("\x14\x03\x03\x00\x01\x01"), b...)...)
 	default:

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"slices"
 
+	"golang.org/x/crypto/cryptobyte"
+
 	"appfw/policy"
 )
 
@@ -12,6 +14,8 @@ const (
 	longHeader = 0x80 // the first byte's bit for it (RFC 8999, 5.1)
 	fixedBit   = 0x40 // RFC 9000, 17.2
 	maxID      = 20   // bytes of a connection ID (RFC 9000, 17.2)
+	minID      = 8    // bytes of the one that a client makes up (RFC 9000, 7.2)
+	lastDraft  = 34   // of draft-ietf-quic-transport
 	minInitial = 1200 // bytes of a datagram with a client's Initial (RFC 9000, 14.1)
 
 	// Frames that an Initial may have (RFC 9000, 12.4).
@@ -77,11 +81,11 @@ func (q *QUIC) Read(datagram []byte) (names []policy.Name, more bool, err error)
 }
 
 // looksQUIC tells whether a datagram begins with a QUIC packet that starts or
-// negotiates a connection. Those of other versions than are read can but be
-// guessed: by the first bits of IETF QUIC and the size that servers insist on,
-// or by the version of a draft (0xff0000..) or of Google's QUIC, of which
-// servers take smaller ones. Version 0 is Version Negotiation, which no server
-// acts on.
+// negotiates a connection: one that a server could read. Of versions that are not
+// read here it is one in the form of an Initial (RFC 9000, 17.2.2), with IDs of the
+// sizes that a client's has (7.2), and of the size of a datagram that servers insist
+// on (14.1), which those of drafts (0xff0000..) and of Google's QUIC did not always.
+// Version 0 is Version Negotiation, which no server acts on.
 func looksQUIC(b []byte) bool {
 	if len(b) < 5 {
 		return false
@@ -94,8 +98,20 @@ func looksQUIC(b []byte) bool {
 		return true
 	case b[0]&fixedBit == 0 || version == 0:
 		return false
+	case googleQUIC(b[1:5]):
+		return true
 	}
-	return len(b) >= minInitial || version>>8 == 0xff0000 || googleQUIC(b[1:5])
+	draft := version > 0xff000000 && version <= 0xff000000+lastDraft
+	return (len(b) >= minInitial || draft) && initialForm(b[5:])
+}
+
+// initialForm tells whether what follows a version may be of an Initial.
+func initialForm(s cryptobyte.String) bool {
+	var dcid, scid, token cryptobyte.String
+	var length uint64
+	return s.ReadUint8LengthPrefixed(&dcid) && len(dcid) >= minID && len(dcid) <= maxID &&
+		s.ReadUint8LengthPrefixed(&scid) && len(scid) <= maxID &&
+		readVarintPrefixed(&s, &token) && readVarint(&s, &length) && length <= uint64(len(s))
 }
 
 // googleQUIC tells whether a version is "Q043" or the like: deprecated, but

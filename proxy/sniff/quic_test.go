@@ -241,7 +241,7 @@ func TestQUIC(t *testing.T) {
 	second := handshake(sni("b.example"))
 	nameless := handshake(extension{57, "p"})
 	rtp := append([]byte{0x80, 96}, make([]byte, 1198)...)
-	random := append([]byte("\xc3\x12\x34\x56\x78\x08"), bytes.Repeat([]byte("x"), 1300)...)
+	random := append([]byte("\xc3\x12\x34\x56\x78\x08destinat\x06source\x00\x45\x00"), bytes.Repeat([]byte("x"), 1300)...)
 	client := func() *quicClient { return newClient(quicV1, "original") }
 	// later is a client that the server of the same connection has answered.
 	later := func(v *quicVersion) *quicClient {
@@ -331,7 +331,11 @@ func TestQUIC(t *testing.T) {
 		},
 
 		"version":         steps("error", random),
-		"draft 29":        steps("error", []byte("\xc3\xff\x00\x00\x1d")),
+		"draft 29":        steps("error", []byte("\xc3\xff\x00\x00\x1d\x08destinat\x00\x00\x01x")),
+		"draft 99":        steps("pass", []byte("\xc3\xff\x00\x00\x63\x08destinat\x00\x00\x01x")),
+		"tinc":            steps("pass", append([]byte("\xff\xff\x00\x00\x1d"), bytes.Repeat([]byte("x"), 1300)...)),
+		"RDP":             steps("pass", append([]byte("\xff\xff\xff\xff\x00\x40\x10\x01"), make([]byte, 1224)...)),
+		"DNSCrypt":        steps("pass", append([]byte("\xf1\x12\x34\x56\x78\x9a\xbc\xde"), bytes.Repeat([]byte("\xe7"), 1300)...)),
 		"Google Q046":     steps("error", []byte("\xc3Q046\x80")),
 		"Google T051":     steps("error", []byte("\xc3T051\x80")),
 		"Google Q043":     steps("error", []byte("\x0d12345678Q043\x01")),
@@ -350,7 +354,7 @@ func TestQUIC(t *testing.T) {
 		"no sample":       steps("error", append(append(client().header(0), 0), "\x1312345678901234567890"...)),
 		"nothing after":   steps("error", client().header(0)),
 		"a long token":    steps("error", append(client().header(0), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)),
-		"after an error":  {{[]byte("\xc3\xff\x00\x00\x1d"), "error"}, {rtp, "error"}, {client().initial(crypto(0, m)), "error"}},
+		"after an error":  {{[]byte("\xc3\xff\x00\x00\x1d\x08destinat\x00\x00\x01x"), "error"}, {rtp, "error"}, {client().initial(crypto(0, m)), "error"}},
 		"closed with gap": steps("more", client().initial(crypto(0, m[:9]), []byte{0x1c, 2, 0, 0})),
 	}
 	for _, frame := range []string{
@@ -485,7 +489,7 @@ func TestQUICRefusal(t *testing.T) {
 		t.Error(got, q.Refusal("no"))
 	}
 	q = QUIC{}
-	if got := reads(t, &q, []byte("\xc3\xff\x00\x00\x1d")); got != "error" || q.Refusal("no") != nil {
+	if got := reads(t, &q, []byte("\xc3\xff\x00\x00\x1d\x08destinat\x00\x00\x01x")); got != "error" || q.Refusal("no") != nil {
 		t.Error(got)
 	}
 }

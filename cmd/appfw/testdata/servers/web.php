@@ -1,0 +1,2 @@
+<?php
+echo stripos($_SERVER['HTTP_HOST'] ?? '', 'shared.example') !== false ? 'served shared.example' : 'served another host';
