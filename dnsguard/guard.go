@@ -52,6 +52,8 @@ type Question struct {
 	Verdict policy.Verdict
 	Addrs   []netip.Addr // given out
 	Failed  bool         // it is allowed, and could not be answered
+	Rcode   string       // of the answer to what is allowed, if that is no success: NXDOMAIN, SERVFAIL
+	Error   string       // and why, in plain words
 }
 
 // Guard answers the app's questions. Make it with New.

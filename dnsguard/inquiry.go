@@ -76,6 +76,7 @@ func (i *inquiry) allowed(ctx context.Context) (*dns.Msg, found) {
 		return i.stand(ctx)
 	case !i.Zone(i.name) && isLocal(i.name):
 		if i.log.Verdict.Exact && addrs == nil { // others are what programs try by themselves
+			i.log.Rcode = dns.RcodeToString[i.absent()]
 			i.failed(errLocal.Error() + localHint(i.name))
 		}
 		return denied(i.q, i.absent(), errLocal.Error()), found{err: errLocal}
@@ -100,6 +101,10 @@ func (i *inquiry) allowed(ctx context.Context) (*dns.Msg, found) {
 // failed records that a name which is allowed could not be resolved.
 func (i *inquiry) failed(why string) {
 	i.log.Verdict, i.log.Failed = i.log.Verdict.Because(why), true
+	i.log.Error = why
+	if i.log.Rcode == "" {
+		i.log.Rcode = dns.RcodeToString[dns.RcodeServerFailure]
+	}
 	i.Log(i.log)
 }
 
@@ -147,6 +152,9 @@ func (i *inquiry) give(e *entry, pin bool) (*dns.Msg, found) {
 	m := e.answer(i.q, i.Now())
 	f := found{addrs: e.addrs, aliases: e.aliases}
 	i.log.Addrs = e.addrs
+	if e.rcode != dns.RcodeSuccess {
+		i.log.Rcode, i.log.Error = dns.RcodeToString[e.rcode], errNoName.Error()
+	}
 	if pin {
 		f.pinned = i.Pins.give(i.name, e.aliases, e.addrs, i.Now())
 	}

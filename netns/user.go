@@ -18,9 +18,17 @@ func FindUser(name string) (*User, error) {
 		if nerr != nil {
 			return nil, fmt.Errorf("there is no user %q", name)
 		}
-		return &User{UID: uint32(id), GID: uint32(id)}, nil
+		return mapped(&User{UID: uint32(id), GID: uint32(id)}, nil)
 	}
-	return withGroups(u)
+	return mapped(withGroups(u))
+}
+
+// mapped is an error for a user whom this user namespace has not.
+func mapped(u *User, err error) (*User, error) {
+	if err == nil && !isMapped(int(u.UID)) {
+		return nil, fmt.Errorf("uid %d means nobody in this user namespace", u.UID)
+	}
+	return u, err
 }
 
 // withGroups looks up the groups of a user.

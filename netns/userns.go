@@ -1,7 +1,6 @@
 package netns
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -30,14 +29,15 @@ type User struct {
 // InUserNamespace sets cmd up to start in a new user namespace (and in the
 // caller's network namespace) with the capabilities that this package needs
 // there, as user u; nil is the caller. User and group ids mean the same inside
-// as outside: an ordinary user's own are mapped, and root's all
-// (user_namespaces(7)).
+// as outside: an ordinary user's own are mapped, and of root, if it has its capabilities,
+// all (user_namespaces(7)).
 func InUserNamespace(cmd *exec.Cmd, u *User) {
 	size := 1
 	uid, gid := os.Getuid(), os.Getgid()
 	setgroups := false
-	if os.Geteuid() == 0 {
-		uid, gid, size, setgroups = 0, 0, 1<<32-1, true
+	if os.Geteuid() == 0 && holds(unix.CAP_SETUID) && holds(unix.CAP_SETGID) {
+		uid, gid, size = 0, 0, 1<<32-1
+		setgroups = maySetGroups()
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:                 unix.CLONE_NEWUSER,
@@ -68,30 +68,18 @@ func identity(first, size int, file string) []syscall.SysProcIDMap {
 	return maps
 }
 
-// ExplainUserNamespace says in plain words why starting in a user namespace
-// failed with err, and what to do about it; "" if it does not know.
-func ExplainUserNamespace(err error) string {
-	if sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1" && os.Geteuid() != 0 {
-		exe, _ := os.Executable()
-		return "AppArmor restricts user namespaces here (Ubuntu 23.10 and later do). Allow them to appfw by a profile:\n" +
-			"  printf 'abi <abi/4.0>,\\ninclude <tunables/global>\\nprofile appfw " + exe + " flags=(unconfined) {\\n  userns,\\n}\\n' | sudo tee /etc/apparmor.d/appfw\n" +
-			"  sudo apparmor_parser -r /etc/apparmor.d/appfw"
-	}
-	if sysctl("kernel/unprivileged_userns_clone") == "0" && os.Geteuid() != 0 {
-		return "user namespaces are switched off for ordinary users. Switch them on: sudo sysctl kernel.unprivileged_userns_clone=1"
-	}
-	if sysctl("user/max_user_namespaces") == "0" {
-		return "user namespaces are switched off. Switch them on: sudo sysctl user.max_user_namespaces=10000"
-	}
-	switch {
-	case errors.Is(err, unix.ENOSPC):
-		return "there are too many user namespaces, or they are nested too deep (32 at most). See /proc/sys/user/max_user_namespaces"
-	case errors.Is(err, unix.EPERM):
-		return "user namespaces are forbidden here. In a container, its seccomp profile does that: docker run --security-opt seccomp=unconfined. In a chroot, they cannot be had"
-	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS):
-		return "this kernel has no user namespaces (CONFIG_USER_NS)"
-	}
-	return ""
+// holds tells whether this process has a capability.
+func holds(capability uint) bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	return unix.Capget(&header, &data[0]) == nil && data[capability/32].Effective&(1<<(capability%32)) != 0
+}
+
+// maySetGroups tells whether user namespaces below this one may have setgroups(2): not
+// where an ordinary user made this one (unshare -r).
+func maySetGroups() bool {
+	b, err := os.ReadFile("/proc/self/setgroups")
+	return err != nil || strings.TrimSpace(string(b)) == "allow"
 }
 
 // sysctl reads a value of /proc/sys; "" if it is not there.

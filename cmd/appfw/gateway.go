@@ -146,7 +146,7 @@ func openApp(by judgedBy) (rules *inforce.Policy, g *gateway.Gateway, err error)
 	case err != nil: // before what the machine cannot do: that is of no use then
 		return nil, nil, err
 	case isolation != nil:
-		return nil, nil, cannotIsolate(isolation)
+		return nil, nil, cannotIsolate(isolation, netns.Explain(isolation))
 	}
 	app = g.App
 	return rules, g, nil
@@ -163,5 +163,5 @@ func explainStart(err error) error {
 	if dir, ok := errors.AsType[*netns.DirError](err); ok {
 		return fmt.Errorf("the command was not run, as its user cannot %w; start appfw in another directory", dir)
 	}
-	return cannotIsolate(err)
+	return cannotIsolate(err, netns.Explain(err))
 }

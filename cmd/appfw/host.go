@@ -65,12 +65,3 @@ func appUser(name string) (*netns.User, error) {
 	}
 	return u, nil
 }
-
-// userEnv is the environment of the gateway, whose user is another one than this
-// process's: with that user's home, and not root's.
-func userEnv(u *netns.User) []string {
-	if u == nil || int(u.UID) == os.Geteuid() {
-		return os.Environ()
-	}
-	return view.OfUser(os.Environ(), u.UID, u.Name, u.Home)
-}

@@ -5,12 +5,14 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"appfw/netns"
 	"appfw/netns/supervise"
 	"appfw/policy"
 )
@@ -43,6 +45,10 @@ func (e *endError) Error() string { return fmt.Sprint(e.err) }
 func (e *endError) Unwrap() error { return e.err }
 
 func main() {
+	if why := netns.Scarce(); why != "" && (len(os.Args) < 2 || os.Args[1] != gatewayCommand) {
+		fmt.Fprintln(os.Stderr, "appfw: "+why) // at once: without descriptors, Go's runtime cannot wait
+		os.Exit(exitFailed)
+	}
 	root := &cobra.Command{
 		Use:           "appfw",
 		Short:         "Run a program so that it reaches only what a policy allows",

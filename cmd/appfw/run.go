@@ -116,11 +116,11 @@ func run(flags runFlags, args []string) error {
 	}
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = append([]string{os.Args[0], gatewayCommand}, os.Args[2:]...)
-	cmd.Env = userEnv(user)
+	cmd.Env = view.OfUser(os.Environ(), user)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	netns.InUserNamespace(cmd, user)
 	if err := supervisor.Start(cmd, passed); err != nil {
-		return cannotIsolate(err)
+		return cannotIsolate(err, netns.ExplainUserNamespace(err))
 	}
 	ended, err := supervisor.Wait()
 	if killed, ok := errors.AsType[*supervise.KilledError](err); ok {
@@ -140,9 +140,9 @@ func openLog(name string, user *netns.User) (*os.File, error) {
 	return journal.OpenLogOf(name, func(fn func() error) error { return netns.As(user, fn) })
 }
 
-// cannotIsolate explains why there is no user namespace.
-func cannotIsolate(err error) error {
-	if hint := netns.ExplainUserNamespace(err); hint != "" {
+// cannotIsolate says why the program was not run, and what to do about it, if that is known.
+func cannotIsolate(err error, hint string) error {
+	if hint != "" {
 		return fmt.Errorf("cannot isolate the command, so it was not run: %w\n%s\n(appfw doctor tells more)", err, hint)
 	}
 	return fmt.Errorf("cannot isolate the command, so it was not run: %w (appfw doctor tells more)", err)

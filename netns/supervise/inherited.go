@@ -59,9 +59,13 @@ func inherited() (numbers []int, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("list inherited descriptors: %w", err)
 	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return nil, fmt.Errorf("limit of open files: %w", err)
+	}
 	for _, e := range entries {
 		fd, err := strconv.Atoi(e.Name())
-		if err != nil || fd <= 2 {
+		if err != nil || fd <= 2 || uint64(fd) >= limit.Max { // no process could be given that again
 			continue
 		}
 		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 && leadsNowhere(fd) {
@@ -73,6 +77,21 @@ func inherited() (numbers []int, err error) {
 	}
 	slices.Sort(numbers)
 	return numbers[:min(len(numbers), mostKept)], nil
+}
+
+// keep adds the descriptors that the program inherits, by numbers as low as may be: what is
+// started has them above its own, and may have fewer than they say (RLIMIT_NOFILE).
+func (p *Passed) keep(numbers []int) error {
+	for _, n := range numbers {
+		fd, err := unix.FcntlInt(uintptr(n), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			return fmt.Errorf("pass descriptor %d: %w", n, err)
+		}
+		unix.Close(n)
+		p.files = append(p.files, os.NewFile(uintptr(fd), fmt.Sprintf("descriptor %d", n)))
+		p.roles = append(p.roles, passedRole{kept, uint32(n)})
+	}
+	return nil
 }
 
 // leadsNowhere tells whether a descriptor that nobody may know of is one that the program

@@ -80,13 +80,10 @@ func NewSupervisor() (*Supervisor, error) {
 // closed here. They are its ExtraFiles. A program of another user than this process's
 // inherits no descriptors, as by sudo(8).
 func (s *Supervisor) Start(cmd *exec.Cmd, passed Passed) error {
-	for _, fd := range s.kept {
-		file := os.NewFile(uintptr(fd), fmt.Sprintf("descriptor %d", fd))
-		if a := cmd.SysProcAttr; a != nil && a.Credential != nil && int(a.Credential.Uid) != os.Geteuid() {
-			file.Close()
-			continue
+	if a := cmd.SysProcAttr; a == nil || a.Credential == nil || int(a.Credential.Uid) == os.Geteuid() {
+		if err := passed.keep(s.kept); err != nil {
+			return err
 		}
-		passed.files, passed.roles = append(passed.files, file), append(passed.roles, passedRole{kept, uint32(fd)})
 	}
 	if err := send(s.control, descriptors, rolesBody(passed.roles)...); err != nil {
 		return fmt.Errorf("pass descriptors: %w", err)

@@ -3,8 +3,11 @@ package view
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
+
+	"appfw/netns"
 )
 
 // WithProxy is an environment with the variables by which programs find a proxy, one
@@ -29,18 +32,20 @@ var ofUser = []string{
 	"USER", "LOGNAME", "MAIL", "DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME",
 }
 
-// OfUser is an environment for a program that runs as another user: with that
-// user's home, and not the caller's. name and home are of passwd(5); the name is empty
-// if the user is not in there.
-func OfUser(env []string, uid uint32, name, home string) []string {
+// OfUser is an environment for a program that runs as a user: if that is another one than
+// this process's, with his home, and not the caller's. nil is this process's.
+func OfUser(env []string, u *netns.User) []string {
+	if u == nil || int(u.UID) == os.Geteuid() {
+		return env
+	}
 	env = slices.DeleteFunc(slices.Clone(env), func(v string) bool {
 		name, value, _ := strings.Cut(v, "=")
-		return slices.Contains(ofUser, name) && value != fmt.Sprintf("/run/user/%d", uid)
+		return slices.Contains(ofUser, name) && value != fmt.Sprintf("/run/user/%d", u.UID)
 	})
-	if name == "" {
+	if u.Name == "" {
 		return set(env, "HOME", "/")
 	}
-	return append(set(env, "HOME", home), "USER="+name, "LOGNAME="+name)
+	return append(set(env, "HOME", u.Home), "USER="+u.Name, "LOGNAME="+u.Name)
 }
 
 // set sets a variable.

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"appfw/netns"
 )
 
 func TestNameFiles(t *testing.T) {
@@ -110,15 +112,16 @@ func TestEnvironments(t *testing.T) {
 	env := []string{"HOME=/root", "USER=root", "XDG_RUNTIME_DIR=/run/user/7", "XDG_CACHE_HOME=/root/.cache", "TERM=dumb"}
 	before := slices.Clone(env)
 	for _, tt := range []struct {
-		uid        uint32
-		name, home string
-		want       []string
+		user *netns.User
+		want []string
 	}{
-		{7, "u", "/home/u", []string{"XDG_RUNTIME_DIR=/run/user/7", "TERM=dumb", "HOME=/home/u", "USER=u", "LOGNAME=u"}},
-		{8, "", "", []string{"TERM=dumb", "HOME=/"}},
+		{nil, env},
+		{&netns.User{UID: uint32(os.Geteuid())}, env},
+		{&netns.User{UID: 7, Name: "u", Home: "/home/u"}, []string{"XDG_RUNTIME_DIR=/run/user/7", "TERM=dumb", "HOME=/home/u", "USER=u", "LOGNAME=u"}},
+		{&netns.User{UID: 8}, []string{"TERM=dumb", "HOME=/"}},
 	} {
-		if got := OfUser(env, tt.uid, tt.name, tt.home); !slices.Equal(got, tt.want) {
-			t.Errorf("%d: %q, want %q", tt.uid, got, tt.want)
+		if got := OfUser(env, tt.user); !slices.Equal(got, tt.want) {
+			t.Errorf("%+v: %q, want %q", tt.user, got, tt.want)
 		}
 	}
 	got := WithProxy([]string{"all_proxy=x", "ALL_PROXY_X=y"}, netip.MustParseAddrPort("192.0.0.1:1080"))

@@ -56,6 +56,9 @@ func (h *History) add(rec record) {
 func (rec *record) flow(name policy.Name) (f flow, ok bool) {
 	proto, err := policy.ParseProto(rec.Proto)
 	addr, _ := netip.ParseAddr(rec.Addr)
+	if strings.Contains(rec.Via, "://") { // the log names it by its URLs
+		rec.Via = unnamed
+	}
 	f = flow{
 		to:      destination{name: name, via: rec.Via},
 		at:      end{policy.Embedded(addr), proto, rec.Port}, // the address that rules see

@@ -61,7 +61,7 @@ func Open(config Config, c proxy.Config) (*Policy, error) {
 		Policy: l.policy, Upstream: l, Pins: c.Pins, Hosts: l.hosts, Zone: l.zone, Now: time.Now, Log: l.Journal.Question,
 		Synthetic: first.Synthetic(),
 	})
-	c.Policy, c.Chain, c.Now, c.Log = l.policy, l.chain, time.Now, l.Journal.Flow
+	c.Policy, c.Chain, c.Now, c.Log = l.policy, l.chain, time.Now, l.record
 	l.Proxy = proxy.New(c)
 	c.Pins.Living, c.Guard.Synthetic.Living = l.Proxy.Living, l.Proxy.Living
 	l.note(first.Policy)
@@ -107,6 +107,16 @@ func (l *Policy) hosts() map[policy.Name][]netip.Addr { return l.current.Load().
 func (l *Policy) zone(n policy.Name) bool             { return l.current.Load().Resolvers.Zone(n) }
 
 func (l *Policy) chain(name string) *upstream.Chain { return l.current.Load().Chains[name] }
+
+// record records what happened to a flow, with the upstream that has no name.
+func (l *Policy) record(e journal.Event) {
+	if v := e.Verdict; v.Allowed() && v.Via == policy.Default {
+		if chain := l.chain(policy.Default); chain != nil {
+			e.Upstream = chain.String()
+		}
+	}
+	l.Journal.Flow(e)
+}
 
 // Exchange implements [dnsguard.Exchanger].
 func (l *Policy) Exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {

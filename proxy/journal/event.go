@@ -34,9 +34,14 @@ type Event struct {
 	Closed  bool   // the flow ended; what is set from End on
 	Allowed bool   // a denial is of a flow that was allowed before
 	Verdict policy.Verdict
-	Proto   string // "tcp", "udp", "icmp", or another protocol's name or number
-	Dst     netip.AddrPort
-	Name    string // that the destination is known or shown by; may hold any bytes
+
+	// Upstream is the one without a name, as people know it, of a flow that goes out by
+	// that; no password is in it.
+	Upstream string
+
+	Proto string // "tcp", "udp", "icmp", or another protocol's name or number
+	Dst   netip.AddrPort
+	Name  string // that the destination is known or shown by; may hold any bytes
 
 	// Ingress tells that the flow comes from a client of a published port. Dst is
 	// then the client's address, and the port that it came to.

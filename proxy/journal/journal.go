@@ -110,10 +110,11 @@ func (j *Journal) Flow(e Event) {
 // Question records a name that was looked up.
 func (j *Journal) Question(q dnsguard.Question) {
 	denied := !q.Verdict.Allowed()
-	if j.logs == nil && (!denied && !q.Failed || j.quiet) {
+	tells := denied || q.Failed || q.Rcode != ""
+	if j.logs == nil && (!tells || j.quiet) {
 		return
 	}
-	j.record(item{at: j.now(), kind: ofQuestion, question: q, denial: denied}, denied || q.Failed)
+	j.record(item{at: j.now(), kind: ofQuestion, question: q, denial: denied}, tells)
 }
 
 // record takes in an item of the log, which may be for people, too.

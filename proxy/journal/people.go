@@ -8,6 +8,7 @@ import (
 
 	sdjournal "github.com/coreos/go-systemd/v22/journal"
 
+	"appfw/dnsguard"
 	"appfw/policy"
 )
 
@@ -43,6 +44,8 @@ func (p *people) tell(x *item) {
 		switch {
 		case q.Failed && q.Type == "A" && !p.searched("failed ", q.Name): // other types programs can do without
 			p.once("failed "+q.Name, func() string { return "cannot resolve " + q.Name + ": " + q.Verdict.Reason() }, x)
+		case q.Verdict.Allowed() && !q.Failed && q.Rcode != "" && p.wants(q):
+			p.once("failed "+q.Name, func() string { return "cannot resolve " + q.Name + ": " + q.Error }, x)
 		case !q.Verdict.Allowed() && !p.searched("dns ", q.Name):
 			p.denied("dns "+q.Name, q.Verdict, x)
 		}
@@ -78,6 +81,19 @@ func (p *people) searched(kind, name string) bool {
 		}
 	}
 	return false
+}
+
+// wants tells whether a name that does not exist is one that somebody wanted: its
+// addresses were asked for, and it is not what the resolver library tries by itself, a
+// name of several labels with a domain of the search list behind it.
+func (p *people) wants(q *dnsguard.Question) bool {
+	for _, domain := range p.search {
+		base, below := strings.CutSuffix(q.Name, "."+strings.Trim(domain, "."))
+		if below && strings.Contains(base, ".") {
+			return false
+		}
+	}
+	return (q.Type == "A" || q.Type == "AAAA") && !p.searched("failed ", q.Name)
 }
 
 // denied prints a line for a denied destination, once.

@@ -28,20 +28,21 @@ type Record struct {
 	Client    string    `json:"client,omitempty"` // of serve: its address
 	User      string    `json:"user,omitempty"`   // and who it is
 	Type      string    `json:"type,omitempty"`   // of a question
-	Via       string    `json:"via,omitempty"`    // the upstream that it goes out by; defaultVia: the one without a name
+	Via       string    `json:"via,omitempty"`    // the upstream that it goes out by: its name, or its URLs if it has none
 	Rule      string    `json:"rule,omitempty"`
 	Reason    string    `json:"reason"`
-	Error     string    `json:"error,omitempty"` // why it could not be connected
+	Error     string    `json:"error,omitempty"` // why it could not be connected, or a name not be resolved
 	Sent      *int64    `json:"sent,omitempty"`
 	Received  *int64    `json:"received,omitempty"`
 	Duration  *int64    `json:"duration_ms,omitempty"`
 	End       string    `json:"end,omitempty"`   // how a flow ended that was closed
 	Count     int       `json:"count,omitempty"` // how often it happened, if more than once; of dropped, how many were
+	Rcode     string    `json:"rcode,omitempty"` // of the answer to an allowed question, if it is no success
 	Flow      uint64    `json:"flow,omitempty"`  // number of the flow in the run
 	Run       string    `json:"run,omitempty"`   // one for each start of appfw
 }
 
-// defaultVia is how the log names the upstream that has no name.
+// defaultVia is how the log names the upstream that has no name, where nobody says its URL.
 const defaultVia = "(default)"
 
 func newRecord(event string, at time.Time, v policy.Verdict) Record {
@@ -63,7 +64,7 @@ func (x *item) record() (rec Record, ok bool) {
 	case ofQuestion:
 		q := &x.question
 		rec = newRecord("dns", x.at, q.Verdict)
-		rec.Name, rec.Type = q.Name, q.Type
+		rec.Name, rec.Type, rec.Rcode, rec.Error = q.Name, q.Type, q.Rcode, q.Error
 		var addrs []string
 		for _, a := range q.Addrs {
 			addrs = append(addrs, a.String())
@@ -85,7 +86,7 @@ func (e *Event) record(at time.Time) Record {
 	rec := newRecord("decision", at, e.Verdict)
 	rec.Flow, rec.Proto, rec.Name = e.Flow, e.Proto, e.Name
 	if e.Verdict.Allowed() && !e.Ingress && e.Verdict.Via != policy.Direct {
-		rec.Via = cmp.Or(e.Verdict.Via, defaultVia)
+		rec.Via = cmp.Or(e.Verdict.Via, e.Upstream, defaultVia)
 	}
 	if rec.Port = e.Dst.Port(); e.Dst.IsValid() {
 		rec.Addr = e.Dst.Addr().String()
