@@ -3,8 +3,8 @@
 export CGO_ENABLED ?= 0
 
 # Debian packages of the programs that the tests run.
-PACKAGES = bash busybox-static ca-certificates curl dante-server dnsutils gcc git gnutls-bin iproute2 iputils-ping libc6-dev \
-	libcurl3-gnutls libcurl3-nss libgit2-1.5 musl-tools ncat nftables nginx-light ngtcp2-client nodejs \
+PACKAGES = bash busybox-static ca-certificates curl dante-server dnsutils gcc git gnutls-bin groff-base iproute2 iputils-ping libc6-dev \
+	libcurl3-gnutls libcurl3-nss libgit2-1.5 man-db mandoc musl-tools ncat nftables nginx-light ngtcp2-client nodejs \
 	microsocks openssh-client openssh-server openssl proxychains4 python3 systemd-container tinyproxy tor torsocks wget
 # Other packages of Node.js than Debian's bring it along.
 PACKAGES += $(if $(shell command -v npm),,npm)

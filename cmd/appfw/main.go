@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"appfw/cmd/cli"
+	"appfw/cmd/manual"
 	"appfw/cmd/version"
 	"appfw/netns/supervise"
 )
@@ -53,6 +54,7 @@ func main() {
 	root.Args = cli.KnownCommand
 	root.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 	root.SetFlagErrorFunc(cli.UnknownFlag)
+	manual.Register(root)
 	ending(root.Execute()).Exit()
 }
 

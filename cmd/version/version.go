@@ -14,6 +14,9 @@ import (
 // Number is the version, as Semantic Versioning has it.
 const Number = "0.1.0"
 
+// Date is when Number was given, as man pages and packages have it.
+const Date = "2026-12-01"
+
 // Short is the version, the commit if it is known, and that of Go, in a line without its end.
 func Short() string {
 	text := Number
