@@ -3,10 +3,10 @@
 export CGO_ENABLED ?= 0
 
 # Debian packages of the programs that the tests run.
-PACKAGES = aria2 bash busybox-static ca-certificates connect-proxy curl dante-server dnsutils fakeroot gcc git gnutls-bin iproute2 iputils-ping libc6-dev \
-	libcurl3-gnutls libcurl3-nss libgit2-1.5 musl-tools ncat nftables nginx-light ngtcp2-client nodejs \
-	$(SERVERS) \
-	microsocks openssh-client openssh-server openssl proxychains4 python3 python3-httpx squid systemd-container tinyproxy tor torsocks tsocks wget
+PACKAGES = aria2 bash busybox-static ca-certificates connect-proxy curl dante-server dnsutils fakeroot gcc git gnutls-bin \
+	groff-base iproute2 iputils-ping libc6-dev libcurl3-gnutls libcurl3-nss libgit2-1.5 man-db mandoc musl-tools ncat nftables \
+	nginx-light ngtcp2-client nodejs microsocks openssh-client openssh-server openssl proxychains4 python3 python3-httpx squid \
+	systemd-container tinyproxy tor torsocks tsocks wget $(SERVERS)
 # Other packages of Node.js than Debian's bring it along.
 PACKAGES += $(if $(shell command -v npm),,npm)
 # Servers that differ in what they take for a request or a handshake.

@@ -6,15 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
+	"appfw/cmd/cli"
+	"appfw/cmd/manual"
+	"appfw/cmd/version"
 	"appfw/netns"
 	"appfw/netns/supervise"
-	"appfw/policy"
 )
 
 // Exit codes of appfw's own failures, as env(1) and timeout(1) have them.
@@ -52,55 +52,16 @@ func main() {
 	root := &cobra.Command{
 		Use:           "appfw",
 		Short:         "Run a program so that it reaches only what a policy allows",
-		Version:       version(),
+		Version:       version.Short(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newRun(), newServe(), newNetns(), newAttach(), newSystemd(), newGateway(), newWhy(), newSuggest(), newDoctor(), newProbe())
-	root.Args = knownCommand
+	root.AddCommand(newRun(), newServe(), newNetns(), newAttach(), newSystemd(), newGateway(), newWhy(), newSuggest(), newDoctor(), newVersion(), newProbe())
+	root.Args = cli.KnownCommand
 	root.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
-	root.SetFlagErrorFunc(unknownFlag)
+	root.SetFlagErrorFunc(cli.UnknownFlag)
+	manual.Register(root)
 	ending(root.Execute()).Exit()
-}
-
-// version is that of the module or of the commit it was built from.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	return info.Main.Version + " " + info.GoVersion
-}
-
-// knownCommand refuses what is no command.
-func knownCommand(c *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return nil
-	}
-	var names []string
-	for _, sub := range c.Commands() {
-		if sub.IsAvailableCommand() {
-			names = append(append(names, sub.Name()), sub.Aliases...)
-		}
-	}
-	if hint := policy.Nearest(args[0], names); hint != "" {
-		return fmt.Errorf("%.80q is no command (did you mean %s?)", args[0], hint)
-	}
-	return fmt.Errorf("%.80q is no command (appfw --help lists them)", args[0])
-}
-
-// unknownFlag adds to an error the flag that was probably meant.
-func unknownFlag(c *cobra.Command, err error) error {
-	unknown, ok := errors.AsType[*pflag.NotExistError](err)
-	if !ok {
-		return err
-	}
-	var names []string
-	c.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
-	if hint := policy.Nearest(unknown.GetSpecifiedName(), names); hint != "" {
-		return fmt.Errorf("%w (did you mean --%s?)", err, hint)
-	}
-	return fmt.Errorf("%w (%s --help lists them)", err, c.CommandPath())
 }
 
 // ending reports an error and says how to end.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"appfw/cmd/cli"
 	"appfw/dnsguard"
 	"appfw/netns/route"
 	"appfw/policy"
@@ -42,7 +43,7 @@ has no address), and 2 if something is wrong with the input.`,
 		DisableFlagsInUseLine: true,
 		RunE:                  func(c *cobra.Command, args []string) error { return why(c, flags, args[0]) },
 	}
-	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &exitError{exitBadInput, unknownFlag(c, err)} })
+	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &exitError{exitBadInput, cli.UnknownFlag(c, err)} })
 	flags.register(c)
 	return c
 }
