@@ -100,7 +100,7 @@ func (own ids) filter(archs []instructionSet) (program []unix.SockFilter) {
 }
 
 // judgeIDs has calls of the calling thread, and of all that it starts, that are about other
-// ids judged by this process, until it ends. refused hears of what was refused, once each.
+// ids judged by this process, until it ends. refused hears of what was refused, once each, and must not wait.
 // Where the kernel cannot do that, or another listens to the app's calls, they are as the
 // kernel has them.
 func judgeIDs(refused func(Refused)) error {
@@ -175,11 +175,12 @@ func (l *idListener) run() {
 		if l.single && l.inNamespace(n.pid) && !l.sets(n) {
 			r.errno, r.flags = -int32(unix.EPERM), 0
 		}
-		_, _, _ = unix.Syscall(unix.SYS_IOCTL, l.fd, notifSend, uintptr(unsafe.Pointer(&r))) // an error: it has ended
+		// Before it goes on: it may be the last that the program does.
 		if what := l.refusal(n); what != 0 && !l.said[what] && l.inNamespace(n.pid) {
 			l.said[what] = true
 			l.refused(what)
 		}
+		_, _, _ = unix.Syscall(unix.SYS_IOCTL, l.fd, notifSend, uintptr(unsafe.Pointer(&r))) // an error: it has ended
 	}
 }
 
