@@ -29,7 +29,7 @@ func ExplainUserNamespace(err error) string {
 		return "user namespaces are switched off. Switch them on: sudo sysctl user.max_user_namespaces=10000"
 	case errors.Is(err, unix.ENOSPC):
 		return "there are too many user namespaces, or they are nested too deep (32 at most). See /proc/sys/user/max_user_namespaces"
-	case denied && !isMapped(os.Geteuid()):
+	case denied && !IsMapped(os.Geteuid()):
 		return fmt.Sprintf("uid %d means nobody in this user namespace. Map it: unshare --map-current-user, or -r", os.Geteuid())
 	case denied && root && !holds(unix.CAP_SETFCAP):
 		return "root has no CAP_SETFCAP here, without which it cannot be in a user namespace. Start appfw as another user (docker run --user 1000), or give root that (--cap-add SETFCAP); within another appfw, start it as a user (--user)"

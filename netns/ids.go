@@ -105,7 +105,7 @@ func (own ids) filter(archs []instructionSet) (program []unix.SockFilter) {
 // kernel has them.
 func judgeIDs(refused func(Refused)) error {
 	own := ids{uint32(os.Getuid()), uint32(os.Getgid())}
-	single := !isMapped(65534) && own.user != 65534 // of all ids, none but the user's
+	single := !IsMapped(65534) && own.user != 65534 // of all ids, none but the user's
 	if !single && own.user != 0 {
 		return nil // the kernel says EPERM
 	}
@@ -224,8 +224,8 @@ func (l *idListener) inNamespace(pid uint32) bool {
 	return err == nil && ownErr == nil && theirs == own
 }
 
-// isMapped tells whether an id means something in this user namespace.
-func isMapped(id int) bool {
+// IsMapped tells whether a user id means something in this user namespace.
+func IsMapped(id int) bool {
 	content, _ := os.ReadFile("/proc/self/uid_map")
 	for line := range strings.Lines(string(content)) {
 		var first, outside, count int

@@ -25,7 +25,7 @@ func FindUser(name string) (*User, error) {
 
 // mapped is an error for a user whom this user namespace has not.
 func mapped(u *User, err error) (*User, error) {
-	if err == nil && !isMapped(int(u.UID)) {
+	if err == nil && !IsMapped(int(u.UID)) {
 		return nil, fmt.Errorf("uid %d means nobody in this user namespace", u.UID)
 	}
 	return u, err

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"appfw/netns"
 	"appfw/policy/source"
 )
 
@@ -50,9 +51,9 @@ func OpenLogOf(name string, as func(func() error) error) (file *os.File, err err
 const maxLinks = 40
 
 // leadsElsewhere tells whether this is root, and others could change where a path leads.
-// Links of /proc (/dev/stdout) lead to what the process itself has open.
+// Root of a user namespace that maps nobody else has the rights of one user. Links of /proc (/dev/stdout) lead to what the process itself has open.
 func leadsElsewhere(name string) bool {
-	if os.Geteuid() != 0 {
+	if os.Geteuid() != 0 || !netns.IsMapped(1) {
 		return false
 	}
 	for range maxLinks {
