@@ -63,7 +63,7 @@ func version() string {
 	if !ok {
 		return "unknown"
 	}
-	return info.Main.Version + " " + info.GoVersion
+	return info.Main.Version + " " + info.GoVersion + ", public suffixes of " + policy.SuffixDate()
 }
 
 // knownCommand refuses what is no command.
