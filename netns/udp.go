@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -18,10 +19,11 @@ import (
 // what it sends comes from dst.
 //
 // A socket is bound before it can be connected, and meanwhile the kernel would give
-// it what anybody sends to dst. So it is marked as ours only when it is connected:
-// until then the rules let nothing through for its sake, and each datagram waits at
-// the gate, the flow's own and those of others. One that the gate let through for
-// another flow's socket, which was closed while it was on its way, meets the filter.
+// it what anybody sends to dst. So it is marked as ours only when it is connected, and
+// nothing is under way any more that found it before (see marker): until then the rules
+// let nothing through for its sake, and each datagram waits at the gate, the flow's own
+// and those of others. One that the gate let through for another flow's socket, which
+// was closed while it was on its way, meets the filter.
 func (g *Gate) DialUDP(app, dst netip.AddrPort) (conn *net.UDPConn, err error) {
 	err = g.ns.Do(func() error {
 		fd, err := bindFlow(app, dst)
@@ -37,6 +39,7 @@ func (g *Gate) DialUDP(app, dst netip.AddrPort) (conn *net.UDPConn, err error) {
 		c, err := net.FileConn(file)
 		if err == nil {
 			conn = c.(*net.UDPConn)
+			sockets.add(conn)
 		}
 		return err
 	})
@@ -44,6 +47,54 @@ func (g *Gate) DialUDP(app, dst netip.AddrPort) (conn *net.UDPConn, err error) {
 		return nil, fmt.Errorf("open UDP flow: %w", err)
 	}
 	return conn, nil
+}
+
+// marker marks sockets of flows as ours. The rules look a socket up and then read its
+// mark: if it is connected and marked in between, a datagram of another flow is let
+// through that was looked up while it was only bound. So there is a grace period of RCU
+// (membarrier(2)) between, after which all look-ups have ended that found it so. It
+// takes some 10 ms, for all that wait together.
+type marker struct {
+	mu      sync.Mutex
+	waiting []*net.UDPConn
+	runs    bool
+}
+
+// sockets is the process's: the grace period is the machine's.
+var sockets marker
+
+// add has a socket marked that is connected.
+func (m *marker) add(c *net.UDPConn) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.waiting = append(m.waiting, c); !m.runs {
+		m.runs = true
+		go m.run()
+	}
+}
+
+// run marks those that wait, until none does. Where the kernel has no such call, they
+// stay as they are, and all their datagrams go by the queue.
+func (m *marker) run() {
+	for {
+		m.mu.Lock()
+		batch := m.waiting
+		m.waiting = nil
+		m.runs = len(batch) > 0
+		m.mu.Unlock()
+		if len(batch) == 0 {
+			return
+		}
+		const global = 1 // MEMBARRIER_CMD_GLOBAL of linux/membarrier.h
+		if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
+			continue
+		}
+		for _, c := range batch {
+			if raw, err := c.SyscallConn(); err == nil {
+				_ = raw.Control(func(fd uintptr) { _ = own(int(fd), false) }) // it is closed by now, perhaps
+			}
+		}
+	}
 }
 
 // bindFlow makes the socket of a flow from app, bound to dst and not connected yet.
@@ -70,12 +121,12 @@ func bindFlow(app, dst netip.AddrPort) (fd int, err error) {
 	return fd, nil
 }
 
-// connectFlow connects the socket of a flow, and has the rules know it for ours.
+// connectFlow connects the socket of a flow.
 func connectFlow(fd int, app netip.AddrPort) error {
 	if err := unix.Connect(fd, tcp.Sockaddr(app)); err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
-	return own(fd, app.Addr().Is6())
+	return nil
 }
 
 // only is an option: the socket receives datagrams from one source alone, whatever

@@ -53,6 +53,11 @@ func TestFlowSocket(t *testing.T) {
 			if n, err := unix.Read(fd, make([]byte, 100)); err != unix.EAGAIN {
 				t.Errorf("the flow's socket got %d bytes, %v", n, err)
 			}
+			if err := own(fd, false); err != nil { // as marker does
+				t.Fatal(err)
+			}
+			send(other, "other's at last")
+			judged(other, "other's at last")
 			send(mine, "mine again")
 			for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
 				b := make([]byte, 100)

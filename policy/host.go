@@ -66,6 +66,13 @@ func (h host) checkSuffix() error {
 	return &wordError{word: string(h.name), msg: fmt.Sprintf("anybody can have a name below %s, a public suffix; if all of them are meant, write allow-suffix for allow", h.name)}
 }
 
+// SuffixDate is the day of the list of public suffixes that policies are checked by.
+func SuffixDate() string {
+	_, date, _ := strings.Cut(publicsuffix.List.String(), "(")
+	date, _, _ = strings.Cut(date, "T")
+	return date
+}
+
 // covers tells whether p lies within q.
 func covers(q, p netip.Prefix) bool { return q.Bits() <= p.Bits() && q.Contains(p.Addr()) }
 

@@ -59,9 +59,11 @@ func ask(address, question string) string {
 func TestUDPSockets(t *testing.T) {
 	w := newWorld(t)
 	w.example.ServeUDP(5000, func(c net.PacketConn, from net.Addr, b []byte) { _, _ = c.WriteTo(b, from) })
+	bare := probing("sockets-of-udp", "11.22.0.10:5000", "60")
+	t.Log("bare: ", w.ok(w.finish(w.Command(t.Context(), w.user, bare[0], bare[1:]...))))
 	for _, address := range []string{"11.22.0.10:5000", "[2a0d:aaaa::10]:5000"} {
 		for _, policy := range []string{"example.com", "any"} {
-			out := w.ok(w.run(append([]string{"--allow", policy, "--"}, probingAfter("getent ahosts example.com", "sockets-of-udp", address, "100")...)...))
+			out := w.ok(w.run(append([]string{"--allow", policy, "--"}, probingAfter("getent ahosts example.com", "sockets-of-udp", address, "60")...)...))
 			if out != "0 lost, 0 crossed\n" {
 				t.Errorf("%s, --allow %s: %s", address, policy, out)
 			}

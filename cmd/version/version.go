@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+
+	"appfw/policy"
 )
 
 // Number is the version, as Semantic Versioning has it.
@@ -32,8 +34,8 @@ func Long() string {
 	if c == "" {
 		c = "unknown"
 	}
-	return fmt.Sprintf("appfw   %s\ncommit  %s\nGo      %s, %s/%s\n", Number, c,
-		strings.TrimPrefix(runtime.Version(), "go"), runtime.GOOS, runtime.GOARCH)
+	return fmt.Sprintf("appfw   %s\ncommit  %s\nGo      %s, %s/%s\npublic suffixes of %s\n", Number, c,
+		strings.TrimPrefix(runtime.Version(), "go"), runtime.GOOS, runtime.GOARCH, policy.SuffixDate())
 }
 
 // commit is what this program was built from; "" if its builder had no repository.
