@@ -71,7 +71,7 @@ func serveApp(flags runFlags, args []string, process *supervise.Gateway) error {
 	if err != nil {
 		return err
 	}
-	report := flags.output.journal(log, host)
+	report := flags.output.journal(log, host, flags.policy.explain)
 	defer report.Close() // the exit code is the app's
 	rules, g, err := openApp(judgedBy{flags.policy, source.SameUser(), host, report, len(ports) > 0, true, 0})
 	if err != nil {
@@ -81,7 +81,7 @@ func serveApp(flags runFlags, args []string, process *supervise.Gateway) error {
 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	serving, failed := g.Serve(ctx, rules.Proxy, ports, explain)
+	serving, failed := g.Serve(ctx, rules.Proxy, ports, flags.policy.explain)
 	supervise.KeepThreads()
 	scope, err := netns.OpenScope()
 	if err != nil {
