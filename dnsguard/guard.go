@@ -30,7 +30,7 @@ type Exchanger interface {
 	Exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error)
 }
 
-// Config is what a Guard is made of. Only Hosts, Zone, Synthetic and Log may be
+// Config is what a Guard is made of. Only Hosts, Zone, Reaches, Synthetic and Log may be
 // nil.
 type Config struct {
 	Policy   func() *policy.Policy
@@ -38,6 +38,7 @@ type Config struct {
 	Pins     *Pins
 	Hosts    func() map[policy.Name][]netip.Addr // answered without asking (hosts(5))
 	Zone     func(policy.Name) bool              // a resolver was named for it: it may leave though it is local
+	Reaches  func(netip.Addr) bool               // the host has a way there; it asks nobody else
 	Log      func(Question)
 	Now      func() time.Time
 

@@ -9,11 +9,15 @@ import (
 
 // Explain is the reason of a verdict, and what would make a denial another: flags of
 // appfw's, or a line of the policy's file, if lines name one. env is the environment in
-// which programs find a proxy.
-func Explain(v Verdict, lines []Line, env []string) string {
+// which programs find a proxy; listens tells whether the program does at a port, and may be
+// nil.
+func Explain(v Verdict, lines []Line, env []string, listens func(Proto, uint16) bool) string {
 	to := v.Hint()
 	if v.Allowed() || to == "" {
 		return v.Reason()
+	}
+	if listens != nil && v.Lacks.Addr.IsLoopback() && listens(v.Lacks.Proto, v.Lacks.Port) {
+		return v.Reason() + ", and the program itself listens at that port at another address only"
 	}
 	word, file := "allow", ""
 	if v.Client {

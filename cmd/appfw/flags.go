@@ -12,7 +12,10 @@ import (
 
 // policyFlags are the flags that are lines of a policy. They may be repeated,
 // and their order does not matter.
-type policyFlags struct{ lines []policy.Line }
+type policyFlags struct {
+	lines   []policy.Line
+	listens func(policy.Proto, uint16) bool // the program, at a port; nil before it runs
+}
 
 func (p *policyFlags) register(c *cobra.Command) {
 	for _, w := range policy.Words() {
@@ -37,7 +40,7 @@ func (p *policyFlags) add(word, arg string) {
 
 // explain is the reason of a verdict, and what would make a denial another.
 func (p *policyFlags) explain(v policy.Verdict) string {
-	return policy.Explain(v, p.lines, os.Environ())
+	return policy.Explain(v, p.lines, os.Environ(), p.listens)
 }
 
 // load reads the policy that the flags make.

@@ -12,6 +12,7 @@ import (
 	"appfw/netns"
 	"appfw/netns/doctor"
 	"appfw/netns/supervise"
+	"appfw/policy"
 	"appfw/policy/source"
 	"appfw/proxy"
 	"appfw/proxy/gateway"
@@ -77,6 +78,7 @@ func serveApp(flags runFlags, args []string, process *supervise.Gateway) error {
 	if err != nil {
 		return err
 	}
+	flags.policy.listens = func(p policy.Proto, port uint16) bool { return g.App.Listens(p == policy.UDP, port) }
 	guard.Show(rules.Current().Policy.Settings().Shown)
 
 	ctx, cancel := context.WithCancel(context.Background())
