@@ -44,6 +44,10 @@ func sharing(report *journal.Journal, quiet bool) view.Events {
 	return view.Events{
 		Missing: func(word string) { say("--share " + word + ": this host has none, by the environment") },
 		Asked: func(word string) {
+			if filepath.IsAbs(word) {
+				say("the program asked for the host's " + printable(word) + ", which is hidden (to show it: --allow-unix " + printable(word) + ")")
+				return
+			}
 			say("the program asked for the host's " + word + ", which is not shared (to share: --share " + word + ")")
 		},
 		Unseen: func(path string) {
