@@ -37,6 +37,7 @@ type Config struct {
 	Pins     *Pins
 	Hosts    func() map[policy.Name][]netip.Addr // answered without asking (hosts(5)); nil: none are
 	Zone     func(policy.Name) bool              // a resolver was named for it: it may leave though it is local; nil: none was
+	Reaches  func(netip.Addr) bool               // the host has a way there; it asks nobody else; nil: it has everywhere
 	Log      func(Question)                      // nil: nothing is recorded
 	Now      func() time.Time                    // nil: time.Now
 

@@ -149,6 +149,7 @@ func (g *Guard) ask(ctx context.Context, rules *policy.Policy, v policy.Verdict,
 		e.authentic = e.authentic && m.AuthenticatedData
 		life := e.ttl() // of all that was said, whatever is left of it
 		e.filter(k.name)
+		g.leaveOut(e)
 		if next == "" || e.denied != nil {
 			e.keep(life)
 			return e, nil

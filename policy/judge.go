@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // special is what kind of special-purpose address a is for the policy.
@@ -134,11 +135,16 @@ func (p *Policy) best(matches []match) (best *match, ok bool) {
 // unmatched is the verdict on a flow that no rule decides on.
 func (p *Policy) unmatched(f *Flow, kind Kind, misled, unpinned bool) Verdict {
 	v := Verdict{Lacks: Target{Proto: f.Proto, Addr: f.Addr, Name: f.Name, Port: f.Port}}
+	if f.Addr.IsValid() && !f.Pinned && (unpinned || !strings.Contains(string(f.Name), ".")) {
+		v.Lacks.Name = "" // a rule for the name opens no address that it was not resolved to
+	}
 	switch {
 	case misled:
 		v.reason, v.special = "the name leads to a "+kind.String()+" address, which no rule allows", true
+	case unpinned && !f.Addr.IsValid():
+		return Denial("the name " + string(f.Name) + " is not the one that was asked for")
 	case unpinned:
-		return Denial("the name " + string(f.Name) + " was not resolved to this address")
+		v.reason = "the name " + string(f.Name) + " was not resolved to this address"
 	case kind == Loopback:
 		v.reason = "the host's loopback is reached only if a rule names it"
 	case !p.ingress && guarded(f.Proto, f.Port):

@@ -293,7 +293,8 @@ func TestHint(t *testing.T) {
 		{"allow a.example", "tcp 8.8.8.8 443 evil.example", "evil.example:443"},
 		{"allow a.example", "udp 8.8.8.8 443 evil.example", "evil.example:443/udp"},
 		{"allow a.example", "tcp 8.8.8.8 443 ?evil.example", "evil.example:443"}, // then it resolves, and is pinned
-		{"allow a.example", "tcp 8.8.8.8 443 ?a.example", ""},
+		{"allow a.example", "tcp 8.8.8.8 443 ?a.example", "8.8.8.8:443"},
+		{"allow a.example", "tcp 8.8.8.8 443 ?web", "8.8.8.8:443"}, // nobody resolves it
 		{"allow a.example", "tcp 10.0.0.1 443 a.example", "10.0.0.1:443"},
 		{"allow a.example", "tcp 10.0.0.1 443 b.example", "10.0.0.1:443"},
 		{"allow a.example", "tcp 8.8.8.8 443 any", "any.:443"}, // not the keyword

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+
 	"github.com/spf13/cobra"
 
 	"appfw/policy"
@@ -10,7 +12,10 @@ import (
 
 // policyFlags are the flags that are lines of a policy. They may be repeated,
 // and their order does not matter.
-type policyFlags struct{ lines []policy.Line }
+type policyFlags struct {
+	lines   []policy.Line
+	listens func(policy.Proto, uint16) bool // the program, at a port; nil before it runs
+}
 
 func (p *policyFlags) register(c *cobra.Command) {
 	for _, w := range policy.Words() {
@@ -31,6 +36,11 @@ func (f *lineFlag) Set(arg string) error { f.flags.add(f.word.Name, arg); return
 // add adds a line, as a flag does.
 func (p *policyFlags) add(word, arg string) {
 	p.lines = append(p.lines, policy.Line{Word: word, Arg: arg, Pos: policy.Pos{File: "--" + word, Column: 1}})
+}
+
+// explain is the reason of a verdict, and what would make a denial another.
+func (p *policyFlags) explain(v policy.Verdict) string {
+	return policy.Explain(v, p.lines, os.Environ(), p.listens)
 }
 
 // load reads the policy that the flags make.

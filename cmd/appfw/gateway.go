@@ -12,6 +12,7 @@ import (
 	"appfw/netns"
 	"appfw/netns/doctor"
 	"appfw/netns/supervise"
+	"appfw/policy"
 	"appfw/policy/source"
 	"appfw/proxy"
 	"appfw/proxy/gateway"
@@ -71,17 +72,18 @@ func serveApp(flags runFlags, args []string, process *supervise.Gateway) error {
 	if err != nil {
 		return err
 	}
-	report := flags.output.journal(log, host)
+	report := flags.output.journal(log, host, flags.policy.explain)
 	defer report.Close() // the exit code is the app's
 	rules, g, err := openApp(judgedBy{flags.policy, source.SameUser(), host, report, len(ports) > 0, true, 0})
 	if err != nil {
 		return err
 	}
+	flags.policy.listens = func(p policy.Proto, port uint16) bool { return g.App.Listens(p == policy.UDP, port) }
 	guard.Show(rules.Current().Policy.Settings().Shown)
 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	serving, failed := g.Serve(ctx, rules.Proxy, ports, explain)
+	serving, failed := g.Serve(ctx, rules.Proxy, ports, flags.policy.explain)
 	supervise.KeepThreads()
 	scope, err := netns.OpenScope()
 	if err != nil {

@@ -32,7 +32,7 @@ func TestExplain(t *testing.T) {
 		{rules.DecideFrom(policy.TCP, netip.MustParseAddr("10.0.0.2"), 80), "the rule allow-from 10.0.0.0/8 (p:4) allows it"},
 		{policy.Denial("there is no port 0"), "there is no port 0"},
 	} {
-		if got := explain(tt.verdict); got != tt.want {
+		if got := new(policyFlags).explain(tt.verdict); got != tt.want {
 			t.Errorf("%s, want %s", got, tt.want)
 		}
 	}

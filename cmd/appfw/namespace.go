@@ -49,7 +49,7 @@ func serveNamespace(flags namespaceFlags, path string, pid int) (err error) {
 	if err != nil {
 		return err
 	}
-	host, report, err := flags.output.startService() // which may wait for a FIFO, and ends by a signal then
+	host, report, err := flags.output.startService(flags.policy.explain) // which may wait for a FIFO, and ends by a signal then
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func serveNamespace(flags namespaceFlags, path string, pid int) (err error) {
 func (f *namespaceFlags) serve(g *gateway.Gateway, rules *inforce.Policy, ports []*proxy.Published, path string, report *journal.Journal, told *supervise.Orders) (err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	serving, failed := g.Serve(ctx, rules.Proxy, ports, explain)
+	serving, failed := g.Serve(ctx, rules.Proxy, ports, f.policy.explain)
 	asked := make(chan struct{}, 1)
 	serving.Go(func() { rules.Watch(ctx, asked) })
 	serving.Go(func() { units.FeedWatchdog(ctx, rules.Proxy.Alive) })

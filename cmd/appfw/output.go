@@ -71,14 +71,14 @@ func (o outputFlags) open(open func(name string) (*os.File, error)) (*os.File, e
 }
 
 // journal starts the journal of a run.
-func (o outputFlags) journal(log *os.File, host *inforce.HostFiles) *journal.Journal {
+func (o outputFlags) journal(log *os.File, host *inforce.HostFiles, explain func(policy.Verdict) string) *journal.Journal {
 	outliveReaders()
 	return journal.New(journal.Config{Log: log, Max: int64(o.most), Stderr: os.Stderr, Quiet: o.quiet, Search: host.Resolv.Search(), Explain: explain})
 }
 
 // startService reads the host's configuration, and starts a journal that speaks with
 // the service manager and its journal.
-func (o outputFlags) startService() (host *inforce.HostFiles, j *journal.Journal, err error) {
+func (o outputFlags) startService(explain func(policy.Verdict) string) (host *inforce.HostFiles, j *journal.Journal, err error) {
 	if host, err = inforce.ReadHostFiles(); err != nil {
 		return host, nil, err
 	}

@@ -83,7 +83,7 @@ func (f *serveFlags) open() (explicit.Listeners, error) {
 
 // serve serves until it is told to end.
 func serve(flags serveFlags) (err error) {
-	host, report, err := flags.output.startService()
+	host, report, err := flags.output.startService(flags.policy.explain)
 	if err != nil {
 		return err
 	}
@@ -106,7 +106,7 @@ func serve(flags serveFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	c := explicit.Config{Proxy: all.Proxy, Explain: explain}
+	c := explicit.Config{Proxy: all.Proxy, Explain: flags.policy.explain}
 	if flags.users != "" {
 		c.Admit = who.Admit
 	}

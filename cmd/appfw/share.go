@@ -29,7 +29,7 @@ func mayShare(words []string) error {
 // refusals say what a run cannot do that its user can without appfw.
 var refusals = map[netns.Refused]string{
 	netns.Group:      "the program was refused to give a file to another group: an ordinary user's run has one (sudo appfw run has all)",
-	netns.Capability: "root has no capabilities here: the program was refused another user, or to give a file to one (--user; tar --no-same-owner; apt-get -o APT::Sandbox::User=root)",
+	netns.Capability: "root has no capabilities here: the program was refused another user, or to give a file to one (--user runs it as one; tar --no-same-owner keeps files)",
 	netns.Directory:  "root has no capabilities here, and cannot write to the working directory (to run as its owner: --user)",
 }
 
@@ -44,6 +44,10 @@ func sharing(report *journal.Journal, quiet bool) view.Events {
 	return view.Events{
 		Missing: func(word string) { say("--share " + word + ": this host has none, by the environment") },
 		Asked: func(word string) {
+			if filepath.IsAbs(word) {
+				say("the program asked for the host's " + printable(word) + ", which is hidden (to show it: --allow-unix " + printable(word) + ")")
+				return
+			}
 			say("the program asked for the host's " + word + ", which is not shared (to share: --share " + word + ")")
 		},
 		Unseen: func(path string) {

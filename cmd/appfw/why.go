@@ -70,11 +70,11 @@ func why(c *cobra.Command, flags policyFlags, dest string) error {
 		v := rules.DecideName(target.Name)
 		if !v.Allowed() {
 			v.Lacks = policy.Target{Proto: target.Proto, Name: target.Name, Port: target.Port}
-			return verdict(c, "dns "+string(target.Name), v)
+			return verdict(c, flags, "dns "+string(target.Name), v)
 		}
 		addrs, _, err = guard.Resolve(c.Context(), target.Name)
 		if denied, ok := errors.AsType[*dnsguard.DeniedError](err); ok {
-			return verdict(c, "dns "+string(target.Name), denied.Verdict)
+			return verdict(c, flags, "dns "+string(target.Name), denied.Verdict)
 		}
 		if err != nil {
 			fmt.Fprintf(c.OutOrStdout(), "%s: %s (%s)\n", target.Name, err, v.Reason())
@@ -98,7 +98,7 @@ func why(c *cobra.Command, flags policyFlags, dest string) error {
 			continue
 		}
 		said = append(said, what)
-		if err := verdict(c, what, v); err != nil {
+		if err := verdict(c, flags, what, v); err != nil {
 			denied = err
 		}
 	}
@@ -106,11 +106,11 @@ func why(c *cobra.Command, flags policyFlags, dest string) error {
 }
 
 // verdict prints one; it is an error if it denies.
-func verdict(c *cobra.Command, what string, v policy.Verdict) error {
+func verdict(c *cobra.Command, flags policyFlags, what string, v policy.Verdict) error {
 	if v.Allowed() {
 		fmt.Fprintf(c.OutOrStdout(), "allow %s: %s\n", what, v.Reason())
 		return nil
 	}
-	fmt.Fprintln(c.OutOrStdout(), printable(fmt.Sprintf("deny %s: %s", what, explain(v))))
+	fmt.Fprintln(c.OutOrStdout(), printable(fmt.Sprintf("deny %s: %s", what, flags.explain(v))))
 	return &exitError{code: exitDenied}
 }

@@ -94,6 +94,20 @@ func TestOptions(t *testing.T) {
 	})
 }
 
+// An idle connection to elsewhere outlives an outage of an hour, and not all time.
+func TestOutlivesOutage(t *testing.T) {
+	_, to := listen(t, loopback4)
+	c, err := DialFar(context.Background(), to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	seconds := option(t, c, unix.IPPROTO_TCP, unix.TCP_KEEPCNT) * option(t, c, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL)
+	if seconds <= 3600 || seconds > 3*3600 || option(t, c, unix.SOL_SOCKET, unix.SO_KEEPALIVE) != 1 {
+		t.Errorf("it is given up after %d s", seconds)
+	}
+}
+
 // Without descriptors, both sides fail, and go on when there are some.
 func TestNoDescriptors(t *testing.T) {
 	l, to := listen(t, loopback4)

@@ -120,10 +120,12 @@ func Start(to netip.AddrPort) (c *Conn, done bool, err error) {
 	return Begin(fd, to)
 }
 
-// keepAlive finds destinations that are gone without a word.
+// Keep-alives find destinations that are gone without a word, and keep open what NATs
+// forget. They go on for two hours, as the kernel's own do by default (tcp(7)): a program
+// that asked for none outlives an outage, if nothing is sent meanwhile.
 const (
 	keepAlive  = 60 * time.Second
-	keepAlives = 4
+	keepAlives = 127 // MAX_TCP_KEEPCNT
 )
 
 // DialFar is Dial for other hosts: it finds out when they are gone.

@@ -37,8 +37,8 @@ type found struct {
 type Events struct {
 	// Missing says that there is nothing that a word of [Share] would show.
 	Missing func(word string)
-	// Asked says that the program asked for what a word of [Share] would show; once
-	// for each.
+	// Asked says that the program asked for what a word of [Share] would show, or for a
+	// socket, by its path, that it may need; once for each.
 	Asked func(word string)
 	// Unseen says that the program has made a file, or a socket, that nobody else sees;
 	// once for each directory.

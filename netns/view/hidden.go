@@ -68,7 +68,7 @@ func (h Host) socketNames() (names []string) {
 	for _, name := range addressVariables {
 		names = append(names, socketPaths(variable(h.Env, name))...)
 	}
-	for _, s := range h.desktop() {
+	for _, s := range append(h.desktop(), h.useful()...) {
 		names = append(names, s.from, s.at)
 	}
 	return names

@@ -66,6 +66,26 @@ func (h Host) desktop() (list []shared) {
 	return list
 }
 
+// useful are sockets of the host's that the program may need and that no word shows, by
+// their paths, if they are there: of databases of users, which may ask a directory in the
+// network for what they are asked, and of agents that keep credentials.
+func (h Host) useful() (list []shared) {
+	paths := []string{
+		"/var/lib/sss/pipes/nss", "/run/nslcd/socket", "/run/samba/winbindd/pipe", "/run/authd.sock",
+		"/run/systemd/userdb/io.systemd.Multiplexer", "/run/systemd/userdb/io.systemd.NameServiceSwitch",
+		filepath.Join(variable(h.Env, "XDG_CACHE_HOME"), "git/credential/socket"),
+	}
+	for _, home := range h.homes() {
+		paths = append(paths, filepath.Join(home, ".cache/git/credential/socket"), filepath.Join(home, ".git-credential-cache/socket"))
+	}
+	for _, path := range paths {
+		if isSocket(path) && !slices.ContainsFunc(list, func(s shared) bool { return s.at == path }) {
+			list = append(list, shared{path, path, path})
+		}
+	}
+	return list
+}
+
 // runtimeDir is the user's directory of sockets.
 func (h Host) runtimeDir() string {
 	if dir := variable(h.Env, "XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {

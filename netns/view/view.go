@@ -74,7 +74,7 @@ type View struct {
 	// ReadOnly directories, and all that is mounted below, cannot be written.
 	ReadOnly []string
 
-	desktop []shared // sockets that only a word shows
+	desktop []shared // sockets that only a word shows, or that nothing but their path does
 	share   []string // and the words that were said
 }
 
@@ -88,7 +88,7 @@ func Of(h Host, shown []string) View {
 		Private: []string{"/run", h.ownRun()},
 		Hidden:  h.hidden(),
 		Keep:    append(h.homes(), h.Dir),
-		desktop: h.desktop(), share: h.Share,
+		desktop: append(h.desktop(), h.useful()...), share: h.Share,
 	}
 	files, dirs := deviceFiles()
 	v.Devices = append(files, dirs...)

@@ -21,6 +21,7 @@ import (
 	"github.com/miekg/dns"
 
 	"appfw/dnsguard"
+	"appfw/netns/route"
 	"appfw/policy"
 	"appfw/policy/source"
 	"appfw/proxy"
@@ -59,13 +60,21 @@ func Open(config Config, c proxy.Config) (*Policy, error) {
 	c.Pins = &dnsguard.Pins{Life: config.PinLife}
 	c.Guard = dnsguard.New(dnsguard.Config{
 		Policy: l.policy, Upstream: l, Pins: c.Pins, Hosts: l.hosts, Zone: l.zone, Now: time.Now, Log: l.Journal.Question,
-		Synthetic: first.Synthetic(),
+		Synthetic: first.Synthetic(), Reaches: reaches(c.Routes),
 	})
 	c.Policy, c.Chain, c.Now, c.Log = l.policy, l.chain, time.Now, l.record
 	l.Proxy = proxy.New(c)
 	c.Pins.Living, c.Guard.Synthetic.Living = l.Proxy.Living, l.Proxy.Living
 	l.note(first.Policy)
 	return l, nil
+}
+
+// reaches tells whether the host's routes lead to an address; what they do not tell, they do.
+func reaches(routes proxy.Routes) func(netip.Addr) bool {
+	if routes == nil {
+		return nil
+	}
+	return func(a netip.Addr) bool { return routes.Kind(a) != route.Unreachable }
 }
 
 // note tells of lines that do nothing here.

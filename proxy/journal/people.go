@@ -71,12 +71,16 @@ func (p *people) leftOut(l lost) {
 func (p *people) full() bool { return !p.system && len(p.seen) > maxReported }
 
 // searched tells whether a name is one that was printed already, with a domain of the
-// search list behind it: the resolver library tries those by itself. kind is what
+// search list behind it or without: the resolver library tries those by itself. kind is what
 // such a line is kept under.
 func (p *people) searched(kind, name string) bool {
 	for _, domain := range p.search {
 		base, below := strings.CutSuffix(name, "."+strings.Trim(domain, "."))
 		if _, seen := p.seen[kind+base]; below && seen {
+			return true
+		}
+		// A single label is tried with the domains first, and then alone.
+		if _, seen := p.seen[kind+name+"."+strings.Trim(domain, ".")]; seen && !strings.Contains(name, ".") {
 			return true
 		}
 	}
