@@ -16,7 +16,7 @@ import (
 
 // secret is a password, or a hash of one.
 type secret struct {
-	plain  [sha256.Size]byte // its hash, so that comparing tells nothing of its length
+	plain  [sha256.Size]byte          // its hash, so that comparing tells nothing of its length
 	text   string                     // of the hash; "" if there is none
 	hashed func(password string) bool // compares with the hash; nil if there is none
 	// What hashed has taken once, and need not be hashed again, which takes long. Nil:
