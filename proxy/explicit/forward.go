@@ -6,6 +6,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/http/httputil"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 
 	"appfw/policy"
 	"appfw/proxy"
+	"appfw/proxy/message"
 	"appfw/proxy/relay"
 )
 
@@ -24,9 +26,69 @@ func (c *client) forward(w http.ResponseWriter, r *http.Request) {
 		c.endForward()
 		c.forwarder = newForwarder(c)
 	}
-	defer c.forwarder.endSwitched()
-	c.forwarder.proxy.ServeHTTP(w, r)
+	f := c.forwarder
+	defer f.endSwitched()
+	if !repeatable(r) { // a server may have closed what is kept, and the request could not be made again
+		f.transport.CloseIdleConnections()
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+	defer cancel()
+	defer context.AfterFunc(c.ctx, cancel)()
+	connected := new(atomic.Bool)
+	ended, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(r.Context(), func() { c.hungUp(ended, connected.Load, cancel) })()
+	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }}
+	w.Header()["Content-Type"], w.Header()["Date"] = nil, nil // none are made up
+	f.proxy.ServeHTTP(noContinue{w}, r.WithContext(httptrace.WithClientTrace(ctx, trace)))
 }
+
+// leaveTime is how long a server may take to be connected to for a client that has ended
+// its side of the connection: who has sent a whole request may do so and wait for the
+// answer, and who has left looks the same.
+const leaveTime = 2 * time.Second
+
+// hungUp gives up a request whose client has left, at once if it is known to have.
+func (c *client) hungUp(ended context.Context, connected func() bool, giveUp func()) {
+	if _, err := relay.Peek(c.Stream); err != nil && err != io.EOF {
+		giveUp()
+		return
+	}
+	for _, patience := range []time.Duration{leaveTime, idleTime} {
+		select {
+		case <-ended.Done():
+			return
+		case <-time.After(patience):
+		}
+		if !connected() {
+			break
+		}
+	}
+	giveUp()
+}
+
+// repeatable tells whether a request may be made again by itself, as it has come in whole
+// and changes nothing by that (RFC 9110, 9.2.2).
+func repeatable(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return r.Body == nil || r.Body == http.NoBody
+	}
+	return false
+}
+
+// noContinue leaves 100 (Continue) to package http, which says it when the body is
+// wanted: when the server has said so.
+type noContinue struct{ http.ResponseWriter }
+
+func (w noContinue) WriteHeader(status int) {
+	if status != http.StatusContinue {
+		w.ResponseWriter.WriteHeader(status)
+	}
+}
+
+// Unwrap is for [http.ResponseController].
+func (w noContinue) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // endForward closes the connections that are kept open.
 func (c *client) endForward() {
@@ -59,6 +121,7 @@ func newForwarder(c *client) *forwarder {
 		DialContext:            f.connect,
 		DisableCompression:     true, // bodies are passed on as they are
 		IdleConnTimeout:        idleTime,
+		ExpectContinueTimeout:  continueTime,
 		MaxResponseHeaderBytes: 4 * maxHead,
 	}
 	f.proxy = &httputil.ReverseProxy{
@@ -71,7 +134,7 @@ func newForwarder(c *client) *forwarder {
 			}
 			return nil
 		},
-		FlushInterval: time.Millisecond, // a body that is there goes with its head
+		FlushInterval: -1, // what has come of a body is passed on, also if it breaks off
 		ErrorLog:      log.New(io.Discard, "", 0),
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			c.service.refuseHTTP(w, r.URL.Host, err)
@@ -80,10 +143,27 @@ func newForwarder(c *client) *forwarder {
 	return f
 }
 
+// continueTime is how long a server may take to say whether it wants a body (RFC 9110,
+// 10.1.1). Clients that wait for that send it after a second or so.
+const continueTime = 3 * time.Second
+
 // rewrite has a request passed on as the client made it, but for what is between
 // it and the proxy (RFC 9110, 7.6.1), which has been removed.
 func rewrite(r *httputil.ProxyRequest) {
-	r.Out.URL.RawQuery = r.In.URL.RawQuery
+	if authority, target, ok := message.SplitURL(r.In.RequestURI, "http"); ok { // byte for byte
+		switch {
+		case target == "" && r.In.Method == http.MethodOptions:
+			target = "*"
+		case target == "" || target[0] != '/':
+			target = "/" + target
+		case strings.HasPrefix(target, "//"): // which net/url takes for a host
+			target = "//" + authority + target
+		}
+		r.Out.URL.Opaque, r.Out.URL.RawQuery, r.Out.URL.ForceQuery = target, "", false
+	}
+	// Package net/http sends a body in vain that the server does not want, if the
+	// connection is kept, and has the client be told to send it.
+	r.Out.Close = r.In.Header.Get("Expect") != ""
 	for name, values := range r.In.Header {
 		if name == "Forwarded" || strings.HasPrefix(name, "X-Forwarded-") {
 			r.Out.Header[name] = values

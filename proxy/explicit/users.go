@@ -2,8 +2,6 @@ package explicit
 
 import (
 	"bufio"
-	"crypto/sha256"
-	"crypto/subtle"
 	"fmt"
 	"io"
 	"strings"
@@ -16,31 +14,40 @@ type User struct {
 	Policy string // file; "" for the one of all who have none
 	Line   int    // of the file of users
 
-	password [sha256.Size]byte // its hash, so that comparing tells nothing of its length
+	password secret
 }
 
 // Is tells whether a password is the user's.
-func (u User) Is(password string) bool {
-	given := sha256.Sum256([]byte(password))
-	return subtle.ConstantTimeCompare(u.password[:], given[:]) == 1
+func (u User) Is(password string) bool { return u.password.is(password) }
+
+// Keep takes over what is known of the user's password, if that is the same hash: it need
+// not be hashed again then.
+func (u *User) Keep(before User) {
+	if u.password.text != "" && u.password.text == before.password.text {
+		u.password.known = before.password.known
+	}
 }
 
 // maxCredential is the longest user or password, as of RFC 1929.
 const maxCredential = 255
 
-// ParseUsers reads NAME PASSWORD [POLICY] lines. Lines that start with "#" are
-// comments.
+// ParseUsers reads NAME PASSWORD [POLICY] lines. In place of a password there may be a
+// hash of one, by bcrypt or argon2id. Lines that start with "#" are comments.
 func ParseUsers(file string, r io.Reader) (map[string]User, error) {
 	users := make(map[string]User)
 	lines := bufio.NewScanner(r)
 	for number := 1; lines.Scan(); number++ {
-		fields := strings.Fields(lines.Text())
+		text := lines.Text()
+		if number == 1 {
+			text = strings.TrimPrefix(text, "\ufeff") // as some editors begin a file with
+		}
+		fields := strings.Fields(text)
 		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
 			continue
 		}
 		wrong := func(field int, format string, args ...any) error {
 			column := 1
-			for i, rest := 0, lines.Text(); i <= field; i++ {
+			for i, rest := 0, text; i <= field; i++ {
 				before := strings.Index(rest, fields[i])
 				if column += before; i < field {
 					column += len(fields[i])
@@ -65,7 +72,11 @@ func ParseUsers(file string, r io.Reader) (map[string]User, error) {
 		if first, twice := users[name]; twice {
 			return nil, wrong(0, "the name %.80q stands in line %d already", name, first.Line)
 		}
-		u := User{password: sha256.Sum256([]byte(fields[1])), Line: number}
+		password, err := parseSecret(fields[1])
+		if err != nil {
+			return nil, wrong(1, "%v", err)
+		}
+		u := User{password: password, Line: number}
 		if len(fields) == 3 {
 			u.Policy = fields[2]
 		}

@@ -25,6 +25,10 @@ func TestParseUsers(t *testing.T) {
 		{"a a\na b\n", `u:2:1: the name "a" stands in line 1 already`},
 		{long + "x x", "u:1:1: the name is longer than 255 bytes"},
 		{" x " + long + "x", "u:1:4: the password is longer than 255 bytes"},
+		{"\ufeffa x\n", "a: "},
+		{"a $2y$05$CCCC\n", "u:1:3: it begins like a hash of bcrypt and is none"},
+		{"a $argon2i$v=19$m=8,t=1,p=1$c29tZXNhbHQ$x", "u:1:3: it begins like a hash of argon2id and is none that can be used: $argon2id$v=19$m=KIB,t=TIMES,p=THREADS$SALT$HASH, with 262144 KiB and 20 times at most"},
+		{"a $argon2id$v=19$m=4194304,t=1,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc", "u:1:3: it begins like a hash of argon2id and is none that can be used: $argon2id$v=19$m=KIB,t=TIMES,p=THREADS$SALT$HASH, with 262144 KiB and 20 times at most"},
 		{"a " + strings.Repeat("x", 1<<17), "read u: bufio.Scanner: token too long"},
 	} {
 		users, err := ParseUsers("u", strings.NewReader(tt.lines))
@@ -45,3 +49,29 @@ func TestParseUsers(t *testing.T) {
 
 // A file that others may read holds no passwords, and a mistake leaves the users
 // that there are.
+
+// Hashes that others have made: those of the tests of crypt_blowfish and of argon2.
+func TestHashes(t *testing.T) {
+	for hash, password := range map[string]string{
+		"$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW":                           "U*U",
+		"$2y$05$/OK.fbVrR/bpIqNJ5ianF.CE5elHaaO4EbggVDjb8P19RukzXSM3e":                           "\xff\xff\xa3",
+		"$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc": "password",
+		"$1plain": "$1plain",
+	} {
+		users, err := ParseUsers("u", strings.NewReader("a "+hash))
+		if err != nil {
+			t.Fatal(err)
+		}
+		u := users["a"]
+		for range 2 { // also when it is known
+			if !u.Is(password) || u.Is(password+"x") || u.Is("") || strings.HasPrefix(hash, "$2") && u.Is(hash) {
+				t.Errorf("%s: %v, and with more %v, the hash itself %v", hash, u.Is(password), u.Is(password+"x"), u.Is(hash))
+			}
+		}
+		again, _ := ParseUsers("u", strings.NewReader("a "+hash))
+		is := again["a"]
+		if is.Keep(u); is.password.known != u.password.known {
+			t.Errorf("%s: it is hashed again", hash)
+		}
+	}
+}

@@ -91,16 +91,80 @@ func parse(flag string) ([]Port, error) {
 }
 
 // Parse parses what --publish says: [ADDR:]HOSTPORT:PORT[/udp], of which none without an
-// address is the loopback of each family, and fd:NAME:PORT[/udp].
+// address is the loopback of each family, and fd:NAME:PORT[/udp]. HOSTPORT and PORT may be
+// ranges of as many ports (8000-8009:9000-9009), which are led to each other in their order.
 func Parse(flags []string) (all []Port, err error) {
 	for _, f := range flags {
-		p, err := parse(f)
+		each, err := expand(f)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("--publish %s: %w", f, err)
 		}
-		all = append(all, p...)
+		for _, f := range each {
+			p, err := parse(f)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, p...)
+		}
 	}
 	return all, nil
+}
+
+// maxRange bounds the ports of a range: each takes sockets of its own.
+const maxRange = 256
+
+// expand is what is to be published of ranges, one by one.
+func expand(flag string) ([]string, error) {
+	rest, proto, _ := strings.Cut(flag, "/")
+	if proto != "" {
+		proto = "/" + proto
+	}
+	colon := strings.LastIndexByte(rest, ':')
+	if colon < 0 || strings.HasPrefix(rest, "fd:") || !strings.Contains(rest, "-") {
+		return []string{flag}, nil
+	}
+	to := rest[colon+1:]
+	addr, from := "", rest[:colon]
+	if i := strings.LastIndexByte(from, ':'); i >= 0 {
+		addr, from = from[:i+1], from[i+1:]
+	}
+	first, n, err := portRange(from)
+	if err != nil {
+		return nil, err
+	}
+	firstTo, m, err := portRange(to)
+	switch {
+	case err != nil:
+		return nil, err
+	case n != m:
+		return nil, fmt.Errorf("%s are %d ports, and %s are %d", from, n, to, m)
+	case n > maxRange:
+		return nil, fmt.Errorf("a range has %d ports at most", maxRange)
+	}
+	var all []string
+	for i := range n {
+		all = append(all, fmt.Sprintf("%s%d:%d%s", addr, first+i, firstTo+i, proto))
+	}
+	return all, nil
+}
+
+// portRange is the first port of FIRST-LAST, or of one alone, and how many there are.
+func portRange(s string) (first, n int, err error) {
+	from, to, isRange := strings.Cut(s, "-")
+	a, err := policy.ParsePort(from)
+	if err != nil {
+		return 0, 0, err
+	}
+	b := a
+	if isRange {
+		if b, err = policy.ParsePort(to); err != nil {
+			return 0, 0, err
+		}
+	}
+	if b < a {
+		return 0, 0, fmt.Errorf("the range %s ends before it begins", s)
+	}
+	return int(a), int(b) - int(a) + 1, nil
 }
 
 // open opens the port. It is nil if the host has no such address, and none was

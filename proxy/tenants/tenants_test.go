@@ -26,13 +26,13 @@ func TestReadUsers(t *testing.T) {
 	if err := s.readUsers(t.Context()); err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Error(err)
 	}
-	for _, mode := range []os.FileMode{0o640, 0o604, 0o620, 0o602, 0o644, 0o666} {
+	for _, mode := range []os.FileMode{0o604, 0o620, 0o602, 0o644, 0o660, 0o666} {
 		write("a x\n", mode)
 		if err := s.readUsers(t.Context()); err == nil || !strings.Contains(err.Error(), "others can read the passwords in "+file+" (chmod 600 "+file+")") {
 			t.Errorf("%v: %v", mode, err)
 		}
 	}
-	for _, mode := range []os.FileMode{0o600, 0o400} {
+	for _, mode := range []os.FileMode{0o600, 0o400, 0o640} {
 		write("a x\n", mode)
 		if err := s.readUsers(t.Context()); err != nil {
 			t.Errorf("%v: %v", mode, err)
