@@ -142,7 +142,7 @@ func (p *Policy) unmatched(f *Flow, kind Kind, misled, unpinned bool) Verdict {
 	case misled:
 		v.reason, v.special = "the name leads to a "+kind.String()+" address, which no rule allows", true
 	case unpinned && !f.Addr.IsValid():
-		return Denial("the name " + string(f.Name) + " is not the one that was asked for")
+		return Denial("the name " + string(f.Name) + " was not resolved to this address") // and no rule for an address is for it
 	case unpinned:
 		v.reason = "the name " + string(f.Name) + " was not resolved to this address"
 	case kind == Loopback:
