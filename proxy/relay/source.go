@@ -77,9 +77,6 @@ func (s *source) need(n int) error {
 	return nil
 }
 
-// show passes on what there is, and keeps it for another look.
-func (s *source) show() error { return s.write(len(s.buf)) }
-
 // write passes on what of the first n bytes has not been.
 func (s *source) write(n int) error {
 	if n <= s.passed {
