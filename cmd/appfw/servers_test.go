@@ -24,7 +24,7 @@ import (
 )
 
 // mutations is how many messages TestServers plays to each server: a minute's worth. make fuzz plays more.
-var mutations = flag.Int("mutations", 400, "how many mutated messages TestServers plays to each server")
+var mutations = flag.Int("mutations", 150, "how many mutated messages TestServers plays to each server")
 
 func init() { probes["play"] = probePlay }
 
