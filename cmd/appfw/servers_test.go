@@ -115,7 +115,7 @@ func (x *tap) relay(h dialer, c net.Conn) {
 // await waits for the end of n connections.
 func (x *tap) await(t *testing.T, n int) {
 	t.Helper()
-	patience := time.After(time.Minute)
+	patience := time.After(time.Minute + time.Duration(n)*100*time.Millisecond)
 	for range n {
 		select {
 		case <-x.ended:
