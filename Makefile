@@ -54,7 +54,7 @@ race: ## those tests under the race detector that it may tell something
 # Every fuzz target for a while: make fuzz FUZZTIME=10m
 FUZZTIME = 30s
 # So many requests TestServers plays to each server then.
-MUTATIONS = 5000
+MUTATIONS = 1000
 fuzz: ## look for inputs that break a parser, FUZZTIME for each fuzz target
 	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' cmd dnsguard netns policy proxy | sort | \
 	while IFS=: read -r file func; do \

@@ -24,7 +24,7 @@ import (
 )
 
 // mutations is how many messages TestServers plays to each server: a minute's worth. make fuzz plays more.
-var mutations = flag.Int("mutations", 400, "how many mutated messages TestServers plays to each server")
+var mutations = flag.Int("mutations", 150, "how many mutated messages TestServers plays to each server")
 
 func init() { probes["play"] = probePlay }
 
@@ -115,7 +115,7 @@ func (x *tap) relay(h dialer, c net.Conn) {
 // await waits for the end of n connections.
 func (x *tap) await(t *testing.T, n int) {
 	t.Helper()
-	patience := time.After(time.Minute)
+	patience := time.After(time.Minute + time.Duration(n)*100*time.Millisecond)
 	for range n {
 		select {
 		case <-x.ended:

@@ -63,8 +63,11 @@ func (c *chain) follow(b []byte, eof bool) chained {
 			return noRecords
 		}
 		if mayBeHello(record) {
-			if c.at == 0 {
+			switch {
+			case c.at == 0:
 				return firstHello
+			case !eof && !showsHello(record):
+				return moreRecords
 			}
 			return lateHello
 		}
@@ -80,6 +83,11 @@ func (c *chain) follow(b []byte, eof bool) chained {
 		return noRecords
 	}
 	return moreRecords
+}
+
+// showsHello tells whether a record that may be a ClientHello has what shows that it is.
+func showsHello(record []byte) bool {
+	return len(record) > RecordHeader && len(record) >= RecordHeader+min(4, recordLength(record))
 }
 
 // minHello is the size of the smallest ClientHello (RFC 8446, 4.1.2): version,

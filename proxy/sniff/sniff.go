@@ -127,7 +127,9 @@ func (o *Opening) Identify(b []byte, eof bool) (name policy.Name, s State, err e
 // tls reads what begins with a ClientHello. It must not be a request of HTTP as well,
 // to servers that take any bytes for a method.
 func (o *Opening) tls(b []byte, eof bool) (name policy.Name, s State, err error) {
-	name, s, err = o.hello.Read(b)
+	if showsHello(b) {
+		name, s, err = o.hello.Read(b) // from here on it stays a ClientHello
+	}
 	switch {
 	case err != nil:
 		return "", Nameless, err

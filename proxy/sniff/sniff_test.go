@@ -193,7 +193,7 @@ func TestIdentifyTLS(t *testing.T) {
 		"Minecraft":            {[]byte("\x15\x00\xfb\x05\x0emc.example.com\x63\xdd\x02"), "more"},
 		"other 24":             {[]byte("\x18\x03 is no record"), "more"},
 		"empty record":         {[]byte{22, 3, 1, 0, 0}, "more"},
-		"record too long":      {[]byte{22, 3, 1, 0x40, 1}, "error"},
+		"record too long":      {[]byte{22, 3, 1, 0x40, 1, 1, 0, 1, 0}, "error"},
 		"server hello":         {edit(func(b []byte) []byte { b[5] = 2; return b }), "more"},
 		"message too long":     {edit(func(b []byte) []byte { b[6] = 3; return b }), "error"},
 		"alert between":        {append(records(handshake(sni("a.example"))[:20], 9)[:14], 21, 3, 1, 0, 2, 1, 0), "error"},
