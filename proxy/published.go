@@ -10,6 +10,7 @@ import (
 	"appfw/netns/mmsg"
 	"appfw/policy"
 	"appfw/proxy/decide"
+	"appfw/proxy/journal"
 	"appfw/proxy/relay"
 )
 
@@ -46,9 +47,10 @@ func (p *Published) Run(ctx context.Context, admit func(Attempt)) error {
 	}
 	defer p.TCP.Close()
 	defer context.AfterFunc(ctx, func() { p.TCP.Close() })()
+	full := journal.Event{Verdict: short.Verdict, Proto: "tcp", Client: p.TCP.Addr().String()}
 	relay.EachConn(ctx, p.TCP, func(conn net.Conn) {
 		admit(&client{visit: visit{port: p, scope: scope, from: relay.AddrPort(conn.RemoteAddr())}, conn: conn.(relay.Stream)})
-	})
+	}, func() { p.Proxy.Log(full) })
 	return nil
 }
 

@@ -19,6 +19,7 @@ import (
 	"appfw/netns/mmsg"
 	"appfw/policy"
 	"appfw/proxy"
+	"appfw/proxy/journal"
 	"appfw/proxy/relay"
 )
 
@@ -86,8 +87,13 @@ func (s *Service) ServeListener(ctx context.Context, l net.Listener) {
 			return
 		}
 		s.Serve(ctx, conn.(relay.Stream), proxy.Subject{Client: name}, listenBeside)
+	}, func() {
+		s.Proxy.Log(journal.Event{Verdict: noRoom, Proto: "tcp", Client: ListenerName(l)})
 	})
 }
+
+// noRoom is why clients wait who want to connect.
+var noRoom = policy.Denial("appfw has no file descriptor left for clients, who wait (ulimit -n raises the limit)")
 
 // listenBeside opens a UDP port at an address of the host.
 func listenBeside(at netip.Addr) (*net.UDPConn, error) {

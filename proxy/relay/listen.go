@@ -6,6 +6,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"appfw/netns"
 )
 
 // Handed is a listener that connections are handed to.
@@ -53,17 +55,26 @@ func (l *Handed) Addr() net.Addr { return &net.TCPAddr{} }
 // waits as long.
 const AcceptPause = 10 * time.Millisecond
 
+// shortPause is how long nothing is said anew of descriptors that are too few.
+const shortPause = time.Minute
+
 // EachConn serves the connections of a listener until that is closed, and returns
-// when all have been served.
-func EachConn(ctx context.Context, l net.Listener, serve func(net.Conn)) {
+// when all have been served. short is told when none can be taken for want of
+// descriptors or memory, once a minute.
+func EachConn(ctx context.Context, l net.Listener, serve func(net.Conn), short func()) {
 	var work sync.WaitGroup
 	defer work.Wait()
+	var said time.Time
 	for {
 		conn, err := l.Accept()
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return
 		case err != nil: // no descriptor is free, or the client has left: accept(2)
+			if netns.Shortage(err) && time.Since(said) > shortPause {
+				said = time.Now()
+				short()
+			}
 			select {
 			case <-time.After(AcceptPause):
 			case <-ctx.Done():

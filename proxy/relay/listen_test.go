@@ -29,16 +29,16 @@ func (l *faulty) Accept() (net.Conn, error) {
 func TestEachConn(t *testing.T) {
 	a, b := net.Pipe()
 	var mu sync.Mutex
-	served := 0
-	EachConn(t.Context(), &faulty{results: []any{unix.EMFILE, a, errors.New("it fails"), b, net.ErrClosed}}, func(net.Conn) {
+	served, short := 0, 0
+	EachConn(t.Context(), &faulty{results: []any{unix.EMFILE, unix.EMFILE, a, errors.New("it fails"), b, net.ErrClosed}}, func(net.Conn) {
 		mu.Lock()
 		defer mu.Unlock()
 		served++
-	})
-	if served != 2 {
-		t.Errorf("%d were served", served)
+	}, func() { short++ })
+	if served != 2 || short != 1 {
+		t.Errorf("%d were served, %d times it was said that there is no room", served, short)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	EachConn(ctx, &faulty{results: []any{unix.EMFILE, unix.EMFILE, unix.EMFILE, net.ErrClosed}}, func(net.Conn) {})
+	EachConn(ctx, &faulty{results: []any{unix.EMFILE, unix.EMFILE, unix.EMFILE, net.ErrClosed}}, func(net.Conn) {}, func() {})
 }
