@@ -37,9 +37,10 @@ type Gate struct {
 
 	closing sync.Once
 
-	drain  netip.Addr // where Drain sends to
-	mu     sync.Mutex
-	drains map[string]chan struct{} // by payload: closed when Run meets it
+	drain    netip.Addr // where Drain sends to
+	mu       sync.Mutex
+	drains   map[string]chan struct{} // by payload: closed when Run meets it
+	unmarked map[association]int      // sockets of flows of datagrams
 }
 
 // OpenGateway opens the gate at the gateway's end of the veth.
@@ -54,7 +55,7 @@ func OpenLoopback(ns *Namespace, ipv6 bool) (*Gate, error) {
 }
 
 func open(ns *Namespace, ipv6 bool, rules func(ruleset, family), drain netip.Addr) (*Gate, error) {
-	g := &Gate{ns: ns, drain: drain, raw: make(map[bool]*os.File), drains: make(map[string]chan struct{})}
+	g := &Gate{ns: ns, drain: drain, raw: make(map[bool]*os.File), drains: make(map[string]chan struct{}), unmarked: make(map[association]int)}
 	if err := ns.Do(func() error { return g.openSockets(ipv6) }); err != nil {
 		g.Close()
 		return nil, err
@@ -137,7 +138,7 @@ func (g *Gate) Run(ctx context.Context, handle func(p Packet, err error)) (err e
 			switch {
 			case packet == nil || err == nil && g.drained(p):
 				_ = g.Drop(p)
-			case err == nil && p.late():
+			case err == nil && (p.late() || g.hasUnmarked(p)):
 				_ = g.queue.accept(p.id, 0)
 			default:
 				handle(p, err)

@@ -22,7 +22,7 @@ import (
 // it what anybody sends to dst. So it is marked as ours only when it is connected, and
 // nothing is under way any more that found it before (see marker): until then the rules
 // let nothing through for its sake, and each datagram waits at the gate, the flow's own
-// and those of others. One that the gate let through for another flow's socket, which
+// (which Run lets in) and those of others. One that the gate let through for another flow's socket, which
 // was closed while it was on its way, meets the filter.
 func (g *Gate) DialUDP(app, dst netip.AddrPort) (conn *net.UDPConn, err error) {
 	err = g.ns.Do(func() error {
@@ -39,7 +39,10 @@ func (g *Gate) DialUDP(app, dst netip.AddrPort) (conn *net.UDPConn, err error) {
 		c, err := net.FileConn(file)
 		if err == nil {
 			conn = c.(*net.UDPConn)
-			sockets.add(conn)
+			at := conn.LocalAddr().(*net.UDPAddr).AddrPort() // of port 0, the kernel's choice
+			k := association{app, netip.AddrPortFrom(at.Addr().Unmap(), at.Port())}
+			g.setUnmarked(k, true)
+			sockets.add(conn, func() { g.setUnmarked(k, false) })
 		}
 		return err
 	})
@@ -53,28 +56,59 @@ func (g *Gate) DialUDP(app, dst netip.AddrPort) (conn *net.UDPConn, err error) {
 // mark: if it is connected and marked in between, a datagram of another flow is let
 // through that was looked up while it was only bound. So there is a grace period of RCU
 // (membarrier(2)) between, after which all look-ups have ended that found it so. It
-// takes some 10 ms, for all that wait together.
+// takes some 10 ms, for all that wait together. A kernel without membarrier(2) gives none.
 type marker struct {
 	mu      sync.Mutex
-	waiting []*net.UDPConn
+	waiting []unmarked
 	runs    bool
+}
+
+// unmarked is a socket that is to be marked, and what is to be done when it is.
+type unmarked struct {
+	conn   *net.UDPConn
+	marked func()
+}
+
+// association is the two ends of a flow's socket, of which app is the app's.
+type association struct{ app, dst netip.AddrPort }
+
+// setUnmarked has Run let in what comes by the queue for a socket that is not marked yet,
+// or no more.
+func (g *Gate) setUnmarked(k association, yes bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if yes {
+		g.unmarked[k]++
+	} else if g.unmarked[k]--; g.unmarked[k] == 0 {
+		delete(g.unmarked, k)
+	}
+}
+
+// hasUnmarked tells whether a datagram of the app's is for a flow that has its socket, and
+// that is not marked yet.
+func (g *Gate) hasUnmarked(p Packet) bool {
+	if p.Proto != unix.IPPROTO_UDP {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.unmarked[association{p.Src, p.Dst}] > 0
 }
 
 // sockets is the process's: the grace period is the machine's.
 var sockets marker
 
 // add has a socket marked that is connected.
-func (m *marker) add(c *net.UDPConn) {
+func (m *marker) add(c *net.UDPConn, marked func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.waiting = append(m.waiting, c); !m.runs {
+	if m.waiting = append(m.waiting, unmarked{c, marked}); !m.runs {
 		m.runs = true
 		go m.run()
 	}
 }
 
-// run marks those that wait, until none does. Where the kernel has no such call, they
-// stay as they are, and all their datagrams go by the queue.
+// run marks those that wait, until none does.
 func (m *marker) run() {
 	for {
 		m.mu.Lock()
@@ -86,13 +120,12 @@ func (m *marker) run() {
 			return
 		}
 		const global = 1 // MEMBARRIER_CMD_GLOBAL of linux/membarrier.h
-		if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
-			continue
-		}
+		_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0)
 		for _, c := range batch {
-			if raw, err := c.SyscallConn(); err == nil {
+			if raw, err := c.conn.SyscallConn(); err == nil {
 				_ = raw.Control(func(fd uintptr) { _ = own(int(fd), false) }) // it is closed by now, perhaps
 			}
+			c.marked()
 		}
 	}
 }
