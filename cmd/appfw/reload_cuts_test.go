@@ -132,7 +132,7 @@ func TestReloadCuts(t *testing.T) {
 		}}})
 		s.end()
 		s.loggedCuts(log)
-		s.says("appfw: denied tcp other.example:7: no rule allows it (to allow: --allow other.example:7)",
+		s.says("appfw: denied tcp other.example:7: no rule allows it (to allow: allow other.example:7 in ",
 			"appfw: denied udp other.example:7: no rule allows it", "appfw: denied tcp example.com:8443: no rule allows it", "appfw: denied tcp example.com:80: no rule allows it")
 	})
 }

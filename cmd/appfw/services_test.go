@@ -137,7 +137,7 @@ func TestServiceProxy(t *testing.T) {
 		}
 	}
 	w.untouched(bad)
-	wants(t, m.Journal("appfw-serve@bad"), "denied tcp bad.example:443: no rule allows it (to allow: --allow bad.example:443)")
+	wants(t, m.Journal("appfw-serve@bad"), "denied tcp bad.example:443: no rule allows it (to allow: allow bad.example:443 in /etc/appfw/fetch.policy)")
 	fields := w.ok(m.run("journalctl", "--output=json", "APPFW_VERDICT=deny"))
 	wants(t, fields, `"APPFW_NAME":"bad.example"`, `"APPFW_PORT":"443"`, `"APPFW_REASON":"no rule allows it"`, `"_SYSTEMD_UNIT":"appfw-serve@bad.service"`)
 
