@@ -14,7 +14,7 @@ PEERS = bubblewrap dnsmasq-base dnsperf firejail passt slirp4netns uidmap unboun
 GO_DIRS = ./... ./testdata/internet ./testdata/machine ./testdata/gotest ./testdata/bench
 
 appfw: ## build the program (what make does)
-appfw: $(shell find cmd dnsguard netns policy proxy -name '*.go') go.mod go.sum
+appfw: $(shell find cmd dnsguard netns policy proxy -name '*.go' -o -path 'cmd/manual/*' -type f) go.mod go.sum
 	go build -trimpath -o $@ ./cmd/appfw
 
 .PHONY: help check packages lint test race fuzz cover bench soak install uninstall clean
