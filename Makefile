@@ -20,10 +20,10 @@ PEERS = bubblewrap dnsmasq-base dnsperf firejail passt slirp4netns uidmap unboun
 GO_DIRS = ./... ./testdata/internet ./testdata/machine ./testdata/gotest ./testdata/bench
 
 appfw: ## build the program (what make does)
-appfw: $(shell find cmd dnsguard netns policy proxy -name '*.go') go.mod go.sum
+appfw: $(shell find cmd dnsguard netns policy proxy -name '*.go' -o -path 'cmd/manual/*' -type f) go.mod go.sum
 	go build -trimpath -o $@ ./cmd/appfw
 
-.PHONY: help check packages lint test race fuzz cover bench soak install clean
+.PHONY: help check packages lint test race fuzz cover bench soak install uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 12
@@ -78,9 +78,18 @@ soak: ## mixed traffic for SOAK, while appfw is weighed
 	go test -tags soak -count=1 -timeout 0 -v -run '^TestSoak$$' ./cmd/appfw -soak $(SOAK)
 
 PREFIX ?= /usr/local
-install: ## install the program below PREFIX
+install: ## install program, man pages, completions and examples below PREFIX
 install: appfw
 	install -D -m 755 appfw $(DESTDIR)$(PREFIX)/bin/appfw
+	./appfw write-share $(DESTDIR)$(PREFIX)/share
+
+# What is installed says itself which files it came with.
+uninstall: ## remove what install put below PREFIX
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+	"$(DESTDIR)$(PREFIX)/bin/appfw" write-share "$$dir" && \
+	(cd "$$dir" && find . ! -type d) | while read -r file; do rm -f "$(DESTDIR)$(PREFIX)/share/$$file" || exit; done
+	@rmdir --ignore-fail-on-non-empty "$(DESTDIR)$(PREFIX)/share/doc/appfw/examples" "$(DESTDIR)$(PREFIX)/share/doc/appfw"
+	rm -f "$(DESTDIR)$(PREFIX)/bin/appfw"
 
 clean: ## remove the program
 	rm -f appfw

@@ -61,6 +61,7 @@ func main() {
 	root.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 	root.SetFlagErrorFunc(cli.UnknownFlag)
 	manual.Register(root)
+	cli.Complete(root)
 	ending(root.Execute()).Exit()
 }
 

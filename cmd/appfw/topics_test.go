@@ -79,15 +79,15 @@ func runShown(w *world, text string) (n int) {
 // The man pages are as the programs that set them want them, and no command is without one.
 func TestManPages(t *testing.T) {
 	dir := t.TempDir()
-	if out, err := exec.Command(program, "write-manual", dir).CombinedOutput(); err != nil {
+	if out, err := exec.Command(program, "write-share", dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, name := range []string{"appfw.1", "appfw-proxy-run.1", "appfw-run.1", "appfw-systemd-netns.1", "appfw.policy.5", "appfw-names.7"} {
-		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+	for _, name := range []string{"man1/appfw.1", "man1/appfw-proxy-run.1", "man1/appfw-run.1", "man1/appfw-systemd-netns.1", "man5/appfw.policy.5", "man7/appfw-names.7"} {
+		if _, err := os.Stat(filepath.Join(dir, "man", name)); err != nil {
 			t.Error(err)
 		}
 	}
-	pages, err := filepath.Glob(filepath.Join(dir, "*"))
+	pages, err := filepath.Glob(filepath.Join(dir, "man/man[0-9]/*"))
 	if err != nil || len(pages) < 20 {
 		t.Fatalf("%d pages, %v", len(pages), err)
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 // Register gives root a help command that knows topics besides commands, and names the
-// topics in root's own help; and a hidden command that writes the man pages.
+// topics in root's own help; and a hidden command that writes what make install puts beside the program.
 func Register(root *cobra.Command) {
 	cobra.AddTemplateFunc("topics", topicTable)
 	root.SetUsageTemplate(root.UsageTemplate() + "{{if not .HasParent}}\nHelp topics (appfw help TOPIC):\n{{topics}}{{end}}")
@@ -30,7 +30,7 @@ func Register(root *cobra.Command) {
 		RunE: func(c *cobra.Command, args []string) error { return explain(c, args) },
 	})
 	root.AddCommand(&cobra.Command{
-		Use: "write-manual DIR", Hidden: true, Args: cobra.ExactArgs(1),
+		Use: "write-share DIR", Hidden: true, Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error { return Write(c.Root(), args[0]) },
 	})
 }

@@ -3,7 +3,7 @@
 // they are:
 //
 //	manual.Register(root) // appfw help TOPIC
-//	err := manual.Write(root, "man")
+//	err := manual.Write(root, "/usr/local/share")
 package manual
 
 import (

@@ -1,6 +1,7 @@
 package manual
 
 import (
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -8,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"appfw/policy"
 )
 
 // Every file is a topic, says first what its reader wants, and fits a terminal.
@@ -89,7 +92,7 @@ func TestPages(t *testing.T) {
 	if err := Write(root, dir); err != nil {
 		t.Fatal(err)
 	}
-	page := filepath.Join(dir, "appfw-why.1")
+	page := filepath.Join(dir, "man/man1/appfw-why.1")
 	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
@@ -101,5 +104,29 @@ func TestPages(t *testing.T) {
 	}
 	if out, err := exec.Command("mandoc", "-T", "lint", "-W", "warning", page).CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("mandoc: %v\n%s", err, out)
+	}
+}
+
+// An example says how it is used, and is a policy.
+func TestExamples(t *testing.T) {
+	names, err := fs.Glob(examples, "examples/*.policy")
+	if err != nil || len(names) < 4 {
+		t.Fatalf("%v, %v", names, err)
+	}
+	for _, name := range names {
+		text, err := examples.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(text), "\n#   ") {
+			t.Errorf("%s does not say how it is used", name)
+		}
+		lines, err := policy.ReadLines(name, strings.NewReader(string(text)))
+		if err == nil {
+			_, err = policy.Compile(policy.Config{Lines: lines})
+		}
+		if err != nil {
+			t.Error(err)
+		}
 	}
 }

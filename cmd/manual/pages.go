@@ -1,10 +1,7 @@
 package manual
 
 import (
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -12,28 +9,6 @@ import (
 
 	"appfw/policy"
 )
-
-// Write writes the man pages of root, its commands and the topics into a directory, which
-// is made: appfw.1, appfw-run.1, appfw.policy.5, appfw-names.7 and so on.
-func Write(root *cobra.Command, dir string) error {
-	list, err := pages(root)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	for _, p := range list {
-		file := fmt.Sprintf("%s.%d", p.name, p.section)
-		err = errors.Join(err, os.WriteFile(filepath.Join(dir, file), []byte(p.roff()), 0o644))
-		for _, a := range p.aliases {
-			alias := filepath.Join(dir, fmt.Sprintf("%s.%d", a, p.section))
-			_ = os.Remove(alias) // of an earlier call
-			err = errors.Join(err, os.Symlink(file, alias))
-		}
-	}
-	return err
-}
 
 // pages are all pages.
 func pages(root *cobra.Command) (list []page, err error) {
