@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -315,10 +316,10 @@ func TestChainSlow(t *testing.T) {
 			time.Sleep(time.Minute) // of synctest
 			_, _ = io.WriteString(there, "HTTP/1.1 200 OK\r\n\r\n")
 		}()
-		asked := 0
-		err := connectHTTP(t.Context(), here, "a.example:443", nil, func(context.Context) error { asked++; return nil })
-		if err != nil || asked != 1 {
-			t.Errorf("%v, asked %d times", err, asked)
+		var asked atomic.Int32
+		err := connectHTTP(t.Context(), here, "a.example:443", nil, func(context.Context) error { asked.Add(1); return nil })
+		if n := asked.Load(); err != nil || n != 1 {
+			t.Errorf("%v, asked %d times", err, n)
 		}
 	})
 }
