@@ -37,10 +37,9 @@ type Gate struct {
 
 	closing sync.Once
 
-	drain    netip.Addr // where Drain sends to
-	mu       sync.Mutex
-	drains   map[string]chan struct{} // by payload: closed when Run meets it
-	unmarked map[association]int      // sockets of flows of datagrams
+	drain  netip.Addr // where Drain sends to
+	mu     sync.Mutex
+	drains map[string]chan struct{} // by payload: closed when Run meets it
 }
 
 // OpenGateway opens the gate at the gateway's end of the veth.
@@ -55,7 +54,7 @@ func OpenLoopback(ns *Namespace, ipv6 bool) (*Gate, error) {
 }
 
 func open(ns *Namespace, ipv6 bool, rules func(ruleset, family), drain netip.Addr) (*Gate, error) {
-	g := &Gate{ns: ns, drain: drain, raw: make(map[bool]*os.File), drains: make(map[string]chan struct{}), unmarked: make(map[association]int)}
+	g := &Gate{ns: ns, drain: drain, raw: make(map[bool]*os.File), drains: make(map[string]chan struct{})}
 	if err := ns.Do(func() error { return g.openSockets(ipv6) }); err != nil {
 		g.Close()
 		return nil, err
@@ -138,7 +137,7 @@ func (g *Gate) Run(ctx context.Context, handle func(p Packet, err error)) (err e
 			switch {
 			case packet == nil || err == nil && g.drained(p):
 				_ = g.Drop(p)
-			case err == nil && (p.late() || g.hasUnmarked(p)):
+			case err == nil && p.late():
 				_ = g.queue.accept(p.id, 0)
 			default:
 				handle(p, err)

@@ -3,6 +3,7 @@ package netns
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -22,15 +23,32 @@ import (
 // it what anybody sends to dst. So it is marked as ours only when it is connected, and
 // nothing is under way any more that found it before (see marker): until then the rules
 // let nothing through for its sake, and each datagram waits at the gate, the flow's own
-// (which Run lets in) and those of others. One that the gate let through for another flow's socket, which
+// and those of others. One that the gate let through for another flow's socket, which
 // was closed while it was on its way, meets the filter.
-func (g *Gate) DialUDP(app, dst netip.AddrPort) (conn *net.UDPConn, err error) {
+func (g *Gate) DialUDP(app, dst netip.AddrPort) (*net.UDPConn, error) {
+	conn, err := g.openFlow(app, dst, func(int, bool) error { return nil })
+	if err == nil {
+		sockets.add(conn)
+	}
+	return conn, err
+}
+
+// DialClient makes the socket of a flow to the app, from a client's address: what it sends
+// comes from there. The app answers at once, so it is marked as ours when it is connected.
+// A datagram of the app's own for that very address, which was looked up before, meets the
+// filter and is lost.
+func (g *Gate) DialClient(app, client netip.AddrPort) (*net.UDPConn, error) {
+	return g.openFlow(app, client, own)
+}
+
+// openFlow makes the socket of a flow. mark is done when it is connected.
+func (g *Gate) openFlow(app, dst netip.AddrPort, mark func(fd int, v6 bool) error) (conn *net.UDPConn, err error) {
 	err = g.ns.Do(func() error {
 		fd, err := bindFlow(app, dst)
 		if err != nil {
 			return err
 		}
-		if err = connectFlow(fd, app); err != nil {
+		if err = errors.Join(connectFlow(fd, app), mark(fd, app.Addr().Is6())); err != nil {
 			unix.Close(fd)
 			return err
 		}
@@ -39,10 +57,6 @@ func (g *Gate) DialUDP(app, dst netip.AddrPort) (conn *net.UDPConn, err error) {
 		c, err := net.FileConn(file)
 		if err == nil {
 			conn = c.(*net.UDPConn)
-			at := conn.LocalAddr().(*net.UDPAddr).AddrPort() // of port 0, the kernel's choice
-			k := association{app, netip.AddrPortFrom(at.Addr().Unmap(), at.Port())}
-			g.setUnmarked(k, true)
-			sockets.add(conn, func() { g.setUnmarked(k, false) })
 		}
 		return err
 	})
@@ -59,50 +73,18 @@ func (g *Gate) DialUDP(app, dst netip.AddrPort) (conn *net.UDPConn, err error) {
 // takes some 10 ms, for all that wait together. A kernel without membarrier(2) gives none.
 type marker struct {
 	mu      sync.Mutex
-	waiting []unmarked
+	waiting []*net.UDPConn
 	runs    bool
-}
-
-// unmarked is a socket that is to be marked, and what is to be done when it is.
-type unmarked struct {
-	conn   *net.UDPConn
-	marked func()
-}
-
-// association is the two ends of a flow's socket, of which app is the app's.
-type association struct{ app, dst netip.AddrPort }
-
-// setUnmarked has Run let in what comes by the queue for a socket that is not marked yet,
-// or no more.
-func (g *Gate) setUnmarked(k association, yes bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if yes {
-		g.unmarked[k]++
-	} else if g.unmarked[k]--; g.unmarked[k] == 0 {
-		delete(g.unmarked, k)
-	}
-}
-
-// hasUnmarked tells whether a datagram of the app's is for a flow that has its socket, and
-// that is not marked yet.
-func (g *Gate) hasUnmarked(p Packet) bool {
-	if p.Proto != unix.IPPROTO_UDP {
-		return false
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.unmarked[association{p.Src, p.Dst}] > 0
 }
 
 // sockets is the process's: the grace period is the machine's.
 var sockets marker
 
 // add has a socket marked that is connected.
-func (m *marker) add(c *net.UDPConn, marked func()) {
+func (m *marker) add(c *net.UDPConn) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.waiting = append(m.waiting, unmarked{c, marked}); !m.runs {
+	if m.waiting = append(m.waiting, c); !m.runs {
 		m.runs = true
 		go m.run()
 	}
@@ -122,10 +104,9 @@ func (m *marker) run() {
 		const global = 1 // MEMBARRIER_CMD_GLOBAL of linux/membarrier.h
 		_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0)
 		for _, c := range batch {
-			if raw, err := c.conn.SyscallConn(); err == nil {
+			if raw, err := c.SyscallConn(); err == nil {
 				_ = raw.Control(func(fd uintptr) { _ = own(int(fd), false) }) // it is closed by now, perhaps
 			}
-			c.marked()
 		}
 	}
 }

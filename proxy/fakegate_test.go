@@ -289,6 +289,11 @@ func (g *fakeGate) silent() {
 	}
 }
 
+// DialClient implements [Sockets].
+func (g *fakeGate) DialClient(app, client netip.AddrPort) (*net.UDPConn, error) {
+	return g.DialUDP(app, client)
+}
+
 // DialUDP implements [Sockets].
 func (g *fakeGate) DialUDP(app, dst netip.AddrPort) (*net.UDPConn, error) {
 	g.mu.Lock()

@@ -42,6 +42,7 @@ type Queue interface {
 // Sockets makes sockets in the namespace of a gate.
 type Sockets interface {
 	DialUDP(app, dst netip.AddrPort) (*net.UDPConn, error)
+	DialClient(app, client netip.AddrPort) (*net.UDPConn, error)
 	ListenUDP(at netip.Addr) (*net.UDPConn, error)
 	DialTCP(ctx context.Context, from, app netip.AddrPort) (*tcp.Conn, error)
 }

@@ -148,7 +148,7 @@ func (v *visitor) DialTCP(context.Context) (relay.Stream, error) { return nil, e
 // DialUDP implements [Inwards].
 func (v *visitor) DialUDP() (*net.UDPConn, error) {
 	w := netns.WaysIn(v.from, v.port.Port)[0]
-	return v.port.To.by(w).DialUDP(w.To, w.From)
+	return v.port.To.by(w).DialClient(w.To, w.From)
 }
 
 // Deliver implements [relay.Sink].

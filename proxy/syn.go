@@ -13,11 +13,9 @@ import (
 	"appfw/proxy/relay"
 )
 
-const (
-	// handshakeTime is how long the app has for the last segment of the handshake
-	// after its SYN was let in. It answers at once or has left.
-	handshakeTime = 10 * time.Second
-)
+// handshakeTime is how long the app has for the last segment of the handshake
+// after its SYN was let in. It answers at once or has left.
+const handshakeTime = 10 * time.Second
 
 // syn is a SYN that waits in the queue while its destination is dialled: the app's
 // connect(2) succeeds only when appfw's has.
