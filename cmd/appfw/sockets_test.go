@@ -148,18 +148,25 @@ func (s *session) becomes(line, want string, within time.Duration) {
 	}
 }
 
+// socketDir makes a directory of the user's in /tmp, whose path is short enough for sockets.
+func (w *world) socketDir() string {
+	w.t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "sockets-")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chown(dir, int(w.user.UID), int(w.user.GID)); err != nil {
+		w.t.Fatal(err)
+	}
+	return dir
+}
+
 // What programs of the run listen at themselves stays theirs, and is nobody else's.
 func TestOwnSockets(t *testing.T) {
 	both(t, func(w *world) {
 		t := w.t
-		dir, err := os.MkdirTemp("/tmp", "sockets-")
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { os.RemoveAll(dir) })
-		if err := os.Chown(dir, int(w.user.UID), int(w.user.GID)); err != nil {
-			t.Fatal(err)
-		}
+		dir := w.socketDir()
 		at := func(name string) string { return filepath.Join(dir, name) }
 		app := w.session(append([]string{"--"}, probing("unix")...)...)
 		app.does("listen "+at("own"), "listen "+at("moved.x"), "rename "+at("moved.x")+" "+at("moved"), "chdir "+dir, "listen relative datagram")
@@ -363,14 +370,7 @@ func TestAutomounter(t *testing.T) {
 func TestShownSockets(t *testing.T) {
 	both(t, func(w *world) {
 		t := w.t
-		dir, err := os.MkdirTemp("/tmp", "sockets-")
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { os.RemoveAll(dir) })
-		if err := os.Chown(dir, int(w.user.UID), int(w.user.GID)); err != nil {
-			t.Fatal(err)
-		}
+		dir := w.socketDir()
 		at := func(name string) string { return filepath.Join(dir, name) }
 		host := w.unixHost()
 		host.does("mkdir "+at("real"), "mkdir "+at("alias"), "listen "+at("named"), "listen "+at("real/hidden"))

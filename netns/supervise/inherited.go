@@ -98,7 +98,7 @@ func (p *Passed) keep(numbers []int) error {
 // could have opened in its own view: a pipe, a file that has content, a terminal, or one
 // of the likes of /dev/null. A socket is a way into the network, a directory and what is
 // found only by its path (O_PATH) into the host's files, other devices may be either, and
-// files of /proc are processes and namespaces beyond the run.
+// the kernel's own files (kernelFiles) more than content.
 func leadsNowhere(fd int) bool {
 	var st unix.Stat_t
 	var fs unix.Statfs_t
@@ -111,7 +111,7 @@ func leadsNowhere(fd int) bool {
 	case unix.S_IFIFO:
 		return true
 	case unix.S_IFREG:
-		return fs.Type != unix.PROC_SUPER_MAGIC && fs.Type != unix.NSFS_MAGIC
+		return !slices.Contains(kernelFiles, int64(fs.Type))
 	case unix.S_IFCHR: // admin-guide/devices.txt
 		const memory, terminals, slaves, lastSlaves = 1, 5, 136, 143
 		return major == memory && (minor == 3 || minor == 5 || minor >= 7 && minor <= 9) ||
@@ -120,7 +120,14 @@ func leadsNowhere(fd int) bool {
 	return false
 }
 
-// role says of a descriptor what it is passed for; its number in the program, if it is
+// kernelFiles are file systems whose files are the kernel's own: to write to one may have it
+// start programs, or move processes, beyond the run.
+var kernelFiles = []int64{
+	unix.PROC_SUPER_MAGIC, unix.NSFS_MAGIC, unix.SYSFS_MAGIC, unix.CGROUP_SUPER_MAGIC, unix.CGROUP2_SUPER_MAGIC,
+	unix.DEBUGFS_MAGIC, unix.TRACEFS_MAGIC, unix.SECURITYFS_MAGIC, unix.BPF_FS_MAGIC,
+}
+
+// passedRole says of a descriptor what it is passed for; its number in the program, if it is
 // that one's.
 type passedRole struct {
 	role   Role
